@@ -1,0 +1,156 @@
+"""The configuration that a server resolved to, as one flat table, and what moved between two of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from perfgate.records import Baseline, BootRecord, Measurement
+
+_OWN_TO_A_BOOT = re.compile(
+    r"(?:^|\.)(?:_\w+|instance_id|served_model_name|model|model_weights|tokenizer|compilation_time|encoder_compilation_time"
+    r"|num_gpu_blocks|num_cpu_blocks|kv_cache_size_tokens|kv_cache_max_concurrency|traced_files|static_forward_context"
+    r"|static_all_moe_layers|enabled_custom_ops|disabled_custom_ops|\w*cache_dir|debug_dump_path|\w+_ip|\w*_addr|\w*_port|port"
+    r"|\w*token|\w*api_key|assigned_physical_gpu_ids)(?:\.|$)"
+)
+"""Keys that belong to one boot, one machine or one path, and never say how the server behaves. They are not kept."""
+
+UNASKED = "not set by you"
+"""How the line of a change ends that no flag asked for."""
+
+
+def flat_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A resolved configuration as ``section.key`` → value, without what belongs to one boot alone.
+
+    Args:
+        config: the ``vllm_config`` of ``/server_info``.
+    """
+    return {key: value for key, value in _flat(config, "") if not _OWN_TO_A_BOOT.search(key)}
+
+
+def settings_hash(settings: Mapping[str, Any]) -> str | None:
+    """Sixteen hexadecimal digits that are equal for equal settings; None for none at all."""
+    if not settings:
+        return None
+    text = json.dumps(settings, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SettingChange:
+    """One resolved setting that is not what it was."""
+
+    key: str
+    before: Any
+    after: Any
+    asked: bool
+    """Whether the flags that were asked for differ in it."""
+    versions: tuple[str | None, str | None] = (None, None)
+
+    def __str__(self) -> str:
+        old, new = self.versions
+        if self.asked:
+            why = "set by you"
+        elif old and new and old != new:
+            why = f"new default between vLLM {old} and {new}; {UNASKED}"
+        else:
+            why = UNASKED
+        return f"{self.key.rpartition('.')[2]}: {_word(self.before)} → {_word(self.after)}, {why}"
+
+
+def moved_settings(
+    before: Mapping[str, Any],
+    after: Mapping[str, Any],
+    *,
+    asked_before: Mapping[str, Any] | None = None,
+    asked_after: Mapping[str, Any] | None = None,
+    versions: tuple[str | None, str | None] = (None, None),
+) -> tuple[SettingChange, ...]:
+    """What a later boot resolved differently, the settings nobody asked for first.
+
+    A key that only one side has is a setting that a release added or dropped; it counts only where its value says something (not null,
+    false, or empty). Without settings on either side nothing is known, and nothing is said.
+
+    Args:
+        before: flat settings stored with the baseline.
+        after: flat settings of the boot.
+        asked_before: arguments of the baseline's server.
+        asked_after: arguments of the server now.
+        versions: vLLM then and now.
+    """
+    if not before or not after:
+        return ()
+    changed_flags = _changed_flags(asked_before or {}, asked_after or {})
+    changes = [
+        SettingChange(
+            key=key,
+            before=before.get(key),
+            after=after.get(key),
+            asked=_concerns(key, changed_flags),
+            versions=versions,
+        )
+        for key in sorted({*before, *after})
+        if before.get(key) != after.get(key)
+        and ((key in before and key in after) or _says_something(before.get(key, after.get(key))))
+    ]
+    both = {key for key in before if key in after}
+    return tuple(sorted(changes, key=lambda change: (change.asked, change.key not in both, change.key)))
+
+
+def moved_defaults(baseline: Baseline, now: Measurement) -> tuple[SettingChange, ...]:
+    """What the measured servers resolved differently from the baseline's, the settings nobody asked for first.
+
+    The first boot with settings stands for its side: all boots of a side have the same flags and release.
+    """
+    return moved_settings(
+        _first_settings(baseline.boots),
+        _first_settings(now.boots),
+        asked_before=_asked(baseline.server),
+        asked_after=_asked(now.server),
+        versions=(baseline.fingerprint.vllm, now.fingerprint.vllm),
+    )
+
+
+def _first_settings(boots: Sequence[BootRecord]) -> Mapping[str, Any]:
+    return next((boot.settings for boot in boots if boot.settings), {})
+
+
+def _asked(server: Mapping[str, Any]) -> Mapping[str, Any]:
+    args, env = server.get("args"), server.get("env")
+    return {**(env if isinstance(env, Mapping) else {}), **(args if isinstance(args, Mapping) else {})}
+
+
+def _flat(value: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping) and value:
+        for key, inner in value.items():
+            yield from _flat(inner, f"{prefix}.{key}" if prefix else str(key))
+    elif prefix:
+        yield prefix, value
+
+
+def _changed_flags(before: Mapping[str, Any], after: Mapping[str, Any]) -> set[str]:
+    return {
+        flag.removeprefix("no-").replace("-", "_")
+        for flag in {*before, *after}
+        if before.get(flag) != after.get(flag)
+    }
+
+
+def _concerns(key: str, flags: Collection[str]) -> bool:
+    parts = key.split(".")
+    return any(flag in parts or flag.partition(".")[0] in parts for flag in flags)
+
+
+def _says_something(value: Any) -> bool:
+    return value not in (None, False, 0, "", "auto") and value != [] and value != {}
+
+
+def _word(value: Any) -> str:
+    if value is None:
+        return "unset"
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    return text if len(text) <= 60 else text[:57] + "…"
