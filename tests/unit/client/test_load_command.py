@@ -1,0 +1,139 @@
+"""``perfgate load`` as a person calls it, against the scripted server."""
+
+from __future__ import annotations
+
+import json
+import socket
+
+import pytest
+
+from perfgate.cli import main
+from perfgate.results import read_results
+
+SMALL = ["--input-len=7", "--output-len=5", "--num-prompts=6"]
+CLOSED = [*SMALL, "--concurrency=2"]
+
+
+def script(**how: object) -> str:
+    return "--extra-body=" + json.dumps({"script": {"ttft_ms": 60, "itl_ms": 2} | how})
+
+
+@pytest.fixture
+def load(scripted, capsys):
+    """Runs the command; gives its status, output and errors."""
+
+    def run(*arguments: str, url: str = "") -> tuple[int, str, str]:
+        status = main(["load", f"--url={url or scripted.url}", *arguments])
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return run
+
+
+def is_sound(status: int, out: str) -> bool:
+    """A valid run, or one whose only fault is that this machine was too busy for its client."""
+    reasons = [line for line in out.splitlines() if line.startswith("INVALID:")]
+    return status == (2 if reasons else 0) and all(" late " in reason for reason in reasons)
+
+
+def test_a_valid_run_prints_the_familiar_table_and_exits_0(load, tmp_path):
+    """The table has the familiar rows, the file has the same numbers, and the model is the one served."""
+    file = tmp_path / "run.json"
+    status, out, err = load(
+        *CLOSED, script(), "--goodput", "ttft:500", "tpot:50", f"--json={file}", "--arrays"
+    )
+    assert is_sound(status, out)
+    (measurement,) = read_results(file).measurements
+    (run,) = measurement.boots[0].runs
+    assert measurement.cell.model == "scripted"
+    assert run.arrays is not None
+    assert len(run.arrays.sent) == 6
+    assert err == ""
+    if status == 0:
+        assert "Successful requests:" in out
+        assert f"{run.metrics['mean_ttft_ms']:.2f}" in out
+        assert run.metrics["request_goodput"] == run.metrics["request_throughput"]
+
+
+def test_an_invalid_run_exits_2_with_its_reason_and_no_believed_number(load, tmp_path):
+    """Without usage the run is invalid: the reason is printed, no latency is, and the file has no metrics."""
+    file = tmp_path / "run.json"
+    status, out, _ = load(*CLOSED, script(usage="none"), f"--json={file}")
+    assert status == 2
+    assert "INVALID: 6 of 6 requests: no_usage" in out
+    assert "TTFT" not in out
+    assert "tok/s" not in out
+    (run,) = read_results(file).measurements[0].boots[0].runs
+    assert run.metrics == {}
+    assert any("no_usage" in reason for reason in run.invalid)
+
+
+def test_events_may_stand_in_for_usage_on_request(load):
+    """With --count-events the same server gives a valid run."""
+    assert is_sound(*load(*CLOSED, script(usage="none"), "--count-events")[:2])
+
+
+def test_every_request_failing_is_never_zeros(load):
+    """A server that refuses everything is an invalid run with the server's own words."""
+    status, out, _ = load(*CLOSED, script(status=503, body="overloaded"))
+    assert status == 2
+    assert "INVALID: 6 of 6 requests: http_error (the first, number 0: HTTP 503: overloaded)" in out
+    assert "0.00" not in out.split("The client itself")[0].replace("Benchmark duration", "")[-200:]
+
+
+def test_an_open_loop_and_several_processes_and_chat(load):
+    """Rate, burstiness, cap, chat endpoint and load processes come together in one run."""
+    status, out, _ = load(
+        *SMALL,
+        "--request-rate=50",
+        "--burstiness=0.5",
+        "--max-concurrency=4",
+        "--load-processes=2",
+        "--endpoint=chat",
+        script(),
+    )
+    assert is_sound(status, out)
+    assert "Request rate configured (req/s):" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([*SMALL], "exactly one of"),
+        ([*CLOSED, "--request-rate=1"], "exactly one of"),
+        (["--input-len=0", *CLOSED[1:]], "--input-len"),
+        ([*CLOSED, "--goodput", "itl:5"], "--goodput 'itl:5'"),
+        ([*CLOSED, "--goodput", "ttft"], "--goodput 'ttft'"),
+        ([*CLOSED, "--extra-body={"], "no JSON"),
+        ([*CLOSED, '--extra-body={"stream": false}'], "may not set stream"),
+        ([*CLOSED, "--model=scriptde"], "It serves scripted."),
+        ([*CLOSED, "--api-key-env=NO_SUCH_VARIABLE"], "NO_SUCH_VARIABLE"),
+        ([*CLOSED, "--cell=a/b"], "GPU/MODEL/SERVER/WORKLOAD"),
+        ([*CLOSED, "--load-processes=9"], "9 load processes"),
+        ([*CLOSED, "--vocab-size=3", "--first-token-id=2"], "1 token ids"),
+    ],
+)
+def test_bad_input_is_a_message_and_exit_2(load, arguments, words):
+    """Every mistake is answered with what was given and what to write, without a traceback and without load."""
+    status, out, err = load(*arguments)
+    assert status == 2
+    assert words in err
+    assert out == ""
+    assert "Traceback" not in err
+
+
+def test_a_url_that_does_not_answer_is_a_message(load):
+    """Nobody there: the URL and what to check, not a run of failures."""
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}"
+    status, out, err = load(*CLOSED, url=url)
+    assert status == 2
+    assert f"{url} does not answer" in err
+    assert out == ""
+
+
+def test_a_server_that_is_none_of_openais_is_a_message(load, scripted):
+    """A page that is no list of models is quoted."""
+    status, _, err = load(*CLOSED, url=scripted.url + "/elsewhere")
+    assert status == 2
+    assert "no list of models (HTTP 404)" in err
