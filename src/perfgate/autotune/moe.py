@@ -1,0 +1,150 @@
+"""Tuned MoE configurations: which file a release would open for a model on a GPU, and whether the server's log agrees.
+
+vLLM's fused MoE kernel takes its block sizes from ``E=…,N=…,device_name=….json``. Without such a file it says so in its log and runs
+with defaults. A file can also be mounted (``VLLM_TUNED_CONFIG_FOLDER``); whether the server then uses it is in the same log.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from perfgate.autotune.coverage import Question, emulated
+from perfgate.autotune.process import TIMEOUT_S, ask_all
+from perfgate.errors import CoverageError
+from perfgate.records import Record
+
+
+class MoeAnswer(Record):
+    """What a release ships for one model on one GPU."""
+
+    gpu: str
+    model: str
+    tp: int
+    file: str | None
+    """The name vLLM looks for; None for a model without experts."""
+    shipped: bool
+    batch_sizes: tuple[int, ...] = ()
+    """Batch sizes the shipped file has configurations for; others take the nearest."""
+
+
+class MoeLog(Record):
+    """What a server's log says about one MoE configuration."""
+
+    file: str
+    path: str
+    used: bool
+
+
+def tuned_configs(
+    questions: Sequence[Question],
+    *,
+    vllm_source: Path | None = None,
+    python: str | None = None,
+    timeout_s: float = TIMEOUT_S,
+) -> list[MoeAnswer]:
+    """Answer for every question, in order; the name is computed by vLLM's own function under the emulated GPU.
+
+    Raises:
+        CoverageError: this vLLM has no such function.
+    """
+    answers: dict[int, MoeAnswer] = {}
+    asked: dict[str, list[int]] = {}
+    for index, question in enumerate(questions):
+        if moe_shape(question) is None:
+            answers[index] = MoeAnswer(
+                gpu=question.gpu.name, model=question.model.name, tp=question.tp, file=None, shipped=False
+            )
+        else:
+            asked.setdefault(question.gpu.name, []).append(index)
+    requests = [
+        {
+            "gpu": emulated(questions[indices[0]].gpu),
+            "moe": [moe_shape(questions[index]) for index in indices],
+        }
+        for indices in asked.values()
+    ]
+    replies = (
+        ask_all(requests, vllm_source=vllm_source, python=python, timeout_s=timeout_s) if requests else []
+    )
+    for indices, reply in zip(asked.values(), replies, strict=True):
+        for index, found in zip(indices, reply["moe"], strict=True):
+            if "error" in found:
+                raise CoverageError(
+                    f"vLLM {reply['vllm']}: {found['error']}",
+                    remedy="It names the tuned MoE configuration files; without it their names would be guesses.",
+                )
+            question = questions[index]
+            answers[index] = MoeAnswer(
+                gpu=question.gpu.name,
+                model=question.model.name,
+                tp=question.tp,
+                file=found["file"],
+                shipped=found["shipped"],
+                batch_sizes=tuple(found["batch_sizes"]),
+            )
+    return [answers[index] for index in range(len(questions))]
+
+
+def moe_shape(question: Question) -> dict[str, object] | None:
+    """Experts, size of one rank's share, quantisation and block shape; None for a model without experts."""
+    facts = {**question.model.config, **question.model.architecture}
+    if "num_experts" not in facts or "moe_intermediate_size" not in facts:
+        return None
+    quantised = facts.get("weights") == "fp8"
+    return {
+        "experts": int(facts["num_experts"]),
+        "size": int(facts["moe_intermediate_size"]) // question.tp,
+        "dtype": "fp8_w8a8" if quantised else None,
+        "block_shape": list(facts["weight_block_size"])
+        if quantised and "weight_block_size" in facts
+        else None,
+    }
+
+
+_DEFAULT = re.compile(
+    r"Using default MoE config.*?Config file not found at\s+(?P<paths>.*?\.json)", re.DOTALL
+)
+_USED = re.compile(r"Using configuration from\s+(?P<path>\S.*?\.json)\s+for MoE layer")
+_FILE = re.compile(r"E=\d+,N=[^/\\'\"]*?\.json")
+
+
+def moe_in_log(log: str) -> tuple[MoeLog, ...]:
+    """The MoE configurations a server's log speaks of, used or not found, each file once."""
+    found: dict[str, MoeLog] = {}
+    for match in _DEFAULT.finditer(log):
+        for name in _FILE.findall(match["paths"]):
+            found.setdefault(name, MoeLog(file=name, path=match["paths"].strip(), used=False))
+    for match in _USED.finditer(log):
+        for name in _FILE.findall(match["path"]):
+            found[name] = MoeLog(file=name, path=match["path"].strip(), used=True)
+    return tuple(found.values())
+
+
+def disagreement(
+    answer: MoeAnswer, log: str, *, mounted: Sequence[str] = ()
+) -> tuple[Literal["agrees", "contradicts", "silent"], str]:
+    """Whether a server's log says what the release's files (and those ``mounted``, by name) should make it say.
+
+    Returns:
+        the finding and one sentence; "silent" when the log names no MoE configuration, which proves nothing.
+    """
+    if answer.file is None:
+        return "agrees", f"{answer.model} has no experts"
+    spoken = {entry.file: entry for entry in moe_in_log(log)}
+    if not spoken:
+        return "silent", "the log names no MoE configuration: neither used nor missing"
+    entry = spoken.get(answer.file)
+    if entry is None:
+        return "contradicts", f"the log speaks of {', '.join(sorted(spoken))}, not of {answer.file}"
+    expected = answer.shipped or answer.file in mounted
+    if entry.used == expected:
+        return "agrees", f"{answer.file} is {'used' if entry.used else 'not there, as expected'}"
+    if expected:
+        return (
+            "contradicts",
+            f"{answer.file} is {'mounted' if answer.file in mounted else 'shipped'}, yet the server did not find it",
+        )
+    return "contradicts", f"the server uses {entry.path}, which is neither shipped nor known to be mounted"

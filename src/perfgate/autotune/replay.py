@@ -1,0 +1,201 @@
+"""Replay one layer's start and one server's traffic, and tell what each made Triton key on.
+
+The order is the engine's: profile run without attention metadata (where a release warms its prefill kernels up),
+caches bound, `kernel_warmup`'s linear-attention parts, then serving batches through the layer's own `forward`.
+
+Runs inside the process that emulates a GPU.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import logging
+import re
+import sys
+import traceback
+import types
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from perfgate.autotune import engine
+from perfgate.autotune.batches import Batch, serving_batches
+from perfgate.autotune.discovery import UnknownLayoutError, find_layer, find_warmups
+from perfgate.autotune.recorder import Launch, Recorder
+
+PROFILE_TOKENS = 2048
+WARM_UP, SERVING = "warm-up", "serving"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One model on one tensor-parallel rank.
+
+    `architecture` are the attributes of the model's configuration that the layer reads; `interleaved` says that the
+    checkpoint interleaves q, k, v and z by key head (Qwen3-Next), which changes strides.
+    """
+
+    model: str
+    layer: str
+    model_type: str
+    architecture: dict[str, Any]
+    interleaved: bool
+    tp: int
+    state_dtype: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Replayed:
+    """What a replay recorded; `failures` are warm-ups that raised, swallowed or not, or logged a failure."""
+
+    layer_class: str
+    default_backend: str
+    warmed: list[Launch]
+    served: list[Launch]
+    compiled_warm: list[Launch]
+    compiled_serving: list[Launch]
+    failures: list[str]
+
+
+def replay(cell: Cell, recorder: Recorder, batches: Sequence[Batch] | None = None) -> Replayed:
+    """Run `cell` from warm-up to serving under the emulated GPU of this process."""
+    package = Path(next(iter(importlib.import_module("vllm").__path__)))
+    layer_class = find_layer(cell.layer, package, model_type=cell.model_type)
+    _forget_warm_ups(layer_class)
+    recorder.reset()
+    engine.use_tensor_parallel(cell.tp)
+    layer, config, default_backend = _triton_layer(layer_class, cell)
+    failures: list[str] = []
+    with recorder.during(WARM_UP, "profile run"), _watching(failures):
+        engine.forward(layer, config, PROFILE_TOKENS, None)
+    spec = engine.bind_caches(layer, config)
+    runner = engine.runner(layer, config, spec)
+    for warmup in find_warmups(package):
+        with recorder.during(WARM_UP, warmup.__name__), _watching(failures):
+            engine.call_warmup(warmup, runner)
+    builder = engine.metadata_builder(layer, spec, config)
+    for batch in batches if batches is not None else serving_batches():
+        with recorder.during(SERVING, batch.name):
+            engine.forward(layer, config, batch.tokens, engine.metadata(builder, batch))
+    return Replayed(
+        layer_class=f"{layer_class.__module__}.{layer_class.__name__}",
+        default_backend=default_backend,
+        warmed=list(recorder.autotuned.get(WARM_UP, {}).values()),
+        served=list(recorder.autotuned.get(SERVING, {}).values()),
+        compiled_warm=list(recorder.compiled.get(WARM_UP, {}).values()),
+        compiled_serving=list(recorder.compiled.get(SERVING, {}).values()),
+        failures=failures,
+    )
+
+
+def _triton_layer(layer_class: type, cell: Cell) -> tuple[Any, Any, str]:
+    """The layer with Triton's prefill kernels, its configuration, and the backend vLLM would choose by itself."""
+    # The choice depends on the GPU, which is this process's, and on the head sizes; a configuration costs a tenth of a second.
+    facts = (layer_class, *(cell.architecture.get(f"linear_{which}_head_dim") for which in ("key", "value")))
+    default = _DEFAULT_BACKENDS.get(facts, "")
+    for backend in ("triton",) if default not in ("", "triton") else (None, "triton"):
+        hf_config = engine.hf_config_for(layer_class, {**cell.architecture, "model_type": cell.model_type})
+        config = engine.vllm_config(
+            hf_config=hf_config,
+            model_type=cell.model_type,
+            tp=cell.tp,
+            state_dtype=cell.state_dtype,
+            prefill_backend=backend,
+            max_tokens=PROFILE_TOKENS,
+        )
+        layer = engine.build_layer(layer_class, config, hf_config, interleaved=cell.interleaved)
+        rule: Any = getattr(layer, "chunk_gated_delta_rule", None)
+        method = getattr(rule, "_forward_method", None)
+        chosen = str(getattr(layer, "gdn_prefill_backend", "")) or _backend_of(method)
+        default = _DEFAULT_BACKENDS.setdefault(facts, chosen)
+        if chosen == "triton":
+            break
+    else:
+        # Releases before 0.18 have no option for it.
+        rule._forward_method = rule.forward_native
+    return layer, config, default
+
+
+_DEFAULT_BACKENDS: dict[tuple[Any, ...], str] = {}
+
+
+def _backend_of(method: Any) -> str:
+    name = getattr(method, "__name__", "forward_native")
+    return {"forward_native": "triton", "forward_cuda": "flashinfer"}.get(name, name.removeprefix("forward_"))
+
+
+def _forget_warm_ups(layer_class: type) -> None:
+    """Undo what an earlier cell of this process may have left in flags or caches about being warmed up."""
+    for owner in (*layer_class.__mro__[:-1], sys.modules[layer_class.__module__]):
+        for name, value in list(vars(owner).items()):
+            if "warm" not in name.lower():
+                continue
+            if value is True:
+                setattr(owner, name, False)
+            elif isinstance(value, set | dict | list):
+                value.clear()
+            elif hasattr(value, "cache_clear"):
+                value.cache_clear()
+
+
+@contextmanager
+def _watching(failures: list[str]) -> Iterator[None]:
+    """Append what goes wrong in a warm-up: raised, swallowed inside it, or only logged.
+
+    An exception that leaves the warm-up does not leave this context: the replay goes on to tell which keys it cost.
+    """
+    logger = logging.getLogger("vllm")
+    handler = _FailureLog(failures)
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)
+    before = sys.gettrace()
+    sys.settrace(_exceptions_in_warm_ups(failures))
+    try:
+        yield
+    except UnknownLayoutError:
+        raise
+    except Exception:
+        failures.append("raised: " + traceback.format_exc(limit=-2).strip().replace("\n", " | "))
+    finally:
+        sys.settrace(before)
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+_FAILED = re.compile(
+    r"warm[- ]?up\b.*\b(fail|error|exception)|\bfail\w*\b.*\bwarm[- ]?(ing )?up", re.IGNORECASE | re.DOTALL
+)
+
+
+class _FailureLog(logging.Handler):
+    def __init__(self, failures: list[str]) -> None:
+        super().__init__(logging.DEBUG)
+        self._failures = failures
+
+    def emit(self, record: logging.LogRecord) -> None:
+        message = record.getMessage()
+        if _FAILED.search(message) or (record.exc_info and record.exc_info[0] is not None):
+            cause = f" ({record.exc_info[1]!r})" if record.exc_info else ""
+            self._failures.append(f"logged: {message}{cause}")
+
+
+def _exceptions_in_warm_ups(failures: list[str]) -> Callable[..., Any]:
+    """A trace function that notes exceptions reaching a function named after warming up, caught there or not."""
+
+    def local(frame: types.FrameType, event: str, argument: Any) -> Any:
+        if event == "exception" and not issubclass(argument[0], StopIteration | GeneratorExit):
+            note = f"in {frame.f_code.co_name}: {argument[0].__name__}: {argument[1]}"
+            if note not in failures:
+                failures.append(note)
+        return local
+
+    def trace(frame: types.FrameType, event: str, _argument: Any) -> Any:
+        if event == "call" and "warm" in frame.f_code.co_name and "vllm" in frame.f_code.co_filename:
+            frame.f_trace_lines = False
+            return local
+        return None
+
+    return trace

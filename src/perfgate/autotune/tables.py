@@ -1,0 +1,102 @@
+"""Coverage for people: one cell in full, many as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from perfgate.autotune.coverage import Coverage
+from perfgate.autotune.moe import MoeAnswer
+
+_MARK = {"covered": "ok", "undetermined": "?"}
+_SHORT = {"bfloat16": "bf16", "float32": "f32"}
+_JIT_LINES = 12
+_LINE = 240
+
+
+def details(coverage: Coverage) -> str:
+    """Everything about one cell."""
+    lines = [
+        f"vLLM {coverage.vllm}, Triton {coverage.triton}: {coverage.model}, layer {coverage.layer}, tp {coverage.tp}, "
+        f"{coverage.state_dtype} state, on an emulated {coverage.gpu}",
+        f"{coverage.status.upper()}: {coverage.reason()}",
+    ]
+    if coverage.undetermined:
+        return "\n".join(lines)
+    lines.append(
+        f"configurations benchmarked: {coverage.configs_benched_at_start} at start, "
+        f"{coverage.configs_benched_at_inference} at inference"
+    )
+    if coverage.default_prefill_backend not in ("", "triton"):
+        lines.append(
+            f"this release prefills with {coverage.default_prefill_backend} on this GPU by default, which has no Triton "
+            "autotuner; the keys are those of --gdn-prefill-backend triton"
+        )
+    lines += [f"warm-up: {failure}" for failure in coverage.warmup_failures]
+    for missed in coverage.keys_missed:
+        lines.append(f"missed  {missed.kernel}  first at: {missed.when}  ({missed.configs} configurations)")
+        lines.append(f"        {missed.differs}")
+    if coverage.jit_missed:
+        lines.append(
+            f"{len(coverage.jit_missed)} JIT specialisations are compiled at inference (no benchmark, but a pause):"
+        )
+        for late in coverage.jit_missed[:_JIT_LINES]:
+            lines.append(f"jit     {late.kernel}  first at: {late.when}")
+            lines.append(f"        {_shortened(late.specialisation)}")
+        if len(coverage.jit_missed) > _JIT_LINES:
+            lines.append(f"        and {len(coverage.jit_missed) - _JIT_LINES} more; --json has all")
+    return "\n".join(lines)
+
+
+def matrix(found: Sequence[Coverage]) -> str:
+    """Models × tensor-parallel sizes down, GPUs × state dtypes across; `ok` or missed/reachable keys, `?` undetermined."""
+    columns = list(dict.fromkeys((cell.gpu, cell.state_dtype) for cell in found))
+    rows = list(dict.fromkeys((cell.model, cell.layer, cell.tp) for cell in found))
+    cells = {(cell.model, cell.layer, cell.tp, cell.gpu, cell.state_dtype): cell for cell in found}
+    head = ["model", "layer", "tp", *(f"{gpu} {_SHORT.get(dtype, dtype)}" for gpu, dtype in columns)]
+    table = [head]
+    for model, layer, tp in rows:
+        marks = []
+        for gpu, dtype in columns:
+            cell = cells.get((model, layer, tp, gpu, dtype))
+            marks.append("-" if cell is None else _mark(cell))
+        table.append([model, layer, str(tp), *marks])
+    widths = [max(len(row[index]) for row in table) for index in range(len(head))]
+    lines = [
+        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
+        for row in table
+    ]
+    count = {
+        state: sum(cell.status == state for cell in found) for state in ("covered", "missed", "undetermined")
+    }
+    lines.append("")
+    lines.append(
+        f"vLLM {found[0].vllm}, Triton {found[0].triton}: {len(found)} cells, {count['covered']} covered, "
+        f"{count['missed']} with missed keys, {count['undetermined']} undetermined"
+    )
+    reasons = dict.fromkeys(cell.reason() for cell in found if cell.status == "undetermined")
+    lines += [f"? {reason}" for reason in reasons]
+    return "\n".join(lines)
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _LINE else text[: _LINE - 2] + " …"
+
+
+def _mark(coverage: Coverage) -> str:
+    if coverage.status == "missed":
+        return f"{len(coverage.keys_missed)}/{coverage.keys_reachable}"
+    return _MARK[coverage.status]
+
+
+def moe_lines(found: Sequence[MoeAnswer]) -> list[str]:
+    """One line a distinct model, tensor-parallel size and GPU."""
+    lines = ["", "tuned MoE configurations:"]
+    for answer in dict.fromkeys(found):
+        if answer.file is None:
+            what = "no experts"
+        elif answer.shipped:
+            what = f"shipped, batch sizes {', '.join(map(str, answer.batch_sizes))}  ({answer.file})"
+        else:
+            what = f"not shipped, defaults are used  ({answer.file})"
+        lines.append(f"  {answer.model} tp {answer.tp} on {answer.gpu}: {what}")
+    return lines

@@ -1,0 +1,124 @@
+"""``perfgate coverage``: which cells it asks for, what it prints, and its exit statuses."""
+
+from __future__ import annotations
+
+import json
+import stat
+from pathlib import Path
+
+import pytest
+
+from perfgate.catalogue import load_catalogue
+from perfgate.cli import main, parser
+from perfgate.commands.coverage import ask_for, resolve
+from perfgate.errors import InputError
+
+KEY = {"kernel": "k", "module": "m", "fields": [["BT", "64"]], "when": "prefill of 1", "configs": 4}
+
+
+def interpreter(folder: Path, *, warmed: bool, error: str = "") -> str:
+    """A stand-in for the Python of the child: answers every cell as if its warm-up had run, or not."""
+    cell = {
+        "layer_class": "vllm.Layer",
+        "default_backend": "flashinfer",
+        "warmed": [KEY] if warmed else [],
+        "served": [KEY],
+        "compiled_warm": [],
+        "compiled_serving": [],
+        "failures": [],
+    }
+    if error:
+        cell = {"error": error}
+    script = folder / "python"
+    body = (
+        "import json, sys; cells = json.load(open(sys.argv[1]))['cells']; "
+        f"json.dump({{'vllm': '9', 'triton': '3', 'cells': [{cell!r} for _ in cells]}}, open(sys.argv[2], 'w'))"
+    )
+    script.write_text(f'#!/bin/sh\nexec python3 -c "{body}" "$5" "$6"\n')
+    script.chmod(script.stat().st_mode | stat.S_IXUSR)
+    return str(script)
+
+
+def run(folder: Path, *arguments: str, warmed: bool = True, error: str = "") -> int:
+    return main(
+        [
+            "coverage",
+            "--python",
+            interpreter(folder, warmed=warmed, error=error),
+            *(arguments or ("--gpu", "gb10")),
+        ]
+    )
+
+
+def test_covered_is_0(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """All keys warmed: exit 0, the counts, and a word on the backend that this GPU has by default."""
+    assert run(tmp_path) == 0
+    out = capsys.readouterr().out
+    assert "COVERED: all 1 reachable autotune keys are warmed" in out
+    assert "--gdn-prefill-backend triton" in out
+
+
+def test_missed_is_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A key that only serving makes: exit 1 and its kernel."""
+    assert run(tmp_path, warmed=False) == 1
+    assert "missed  k  first at: prefill of 1  (4 configurations)" in capsys.readouterr().out
+
+
+def test_undetermined_is_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An unknown layout: exit 2 and what was looked for, also when other cells are covered."""
+    assert run(tmp_path, error="no gdn layer: looked in x") == 2
+    assert "looked in x" in capsys.readouterr().out
+
+
+def test_the_json_holds_one_object_a_cell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One cell is an object, several are a list; `-` leaves standard output to the JSON."""
+    assert run(tmp_path, "--gpu", "gb10", "--json", "-") == 0
+    assert json.loads(capsys.readouterr().out)["keys_warmed"] == 1
+    target = tmp_path / "matrix.json"
+    assert run(tmp_path, "--matrix", "--json", str(target)) == 0
+    cells = json.loads(target.read_text())
+    assert len(cells) == 192
+    assert "192 covered" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--gpu is missing"),
+        (["--gpu", "gb11"], "unknown gpu 'gb11'"),
+        (["--gpu", "cpu"], "cannot be emulated"),
+        (["--gpu", "gb10", "--model", "nope"], "unknown model 'nope'"),
+        (["--gpu", "gb10", "--model", "tiny-qwen3"], "no linear-attention layer"),
+        (["--gpu", "gb10", "--tp", "0"], "must be 1 or more"),
+        (["--gpu", "gb10", "--model", "olmo-hybrid-7b", "--tp", "4"], "cannot be split over 4"),
+        (["--gpu", "gb10", "--timeout", "0"], "must be above 0"),
+        (["--gpu", "gb10", "--vllm-source", "/nowhere"], "no vllm/__init__.py"),
+    ],
+)
+def test_mistakes_are_messages(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Bad input is exit 2 with what was given, never a traceback."""
+    assert main(["coverage", *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_names_are_found_as_people_write_them() -> None:
+    """Case, blanks and the hub's organisation do not matter; an unknown name stays itself."""
+    gpus, models = load_catalogue("gpus"), load_catalogue("models")
+    assert resolve("RTX 5090", gpus) == "rtx5090"
+    assert resolve("Qwen/Qwen3.5-35B-A3B", models) == "qwen3.5-35b-a3b"
+    assert resolve("H300", gpus) == "H300"
+
+
+def test_each_layer_has_a_model_of_its_own() -> None:
+    """--layer alone picks a model that has it."""
+
+    def ask(*arguments: str) -> list[str]:
+        return [question.model.name for question in ask_for(parser().parse_args(["coverage", *arguments]))]
+
+    assert ask("--gpu", "gb10", "--layer", "kda") == ["kimi-linear-48b-a3b"]
+    assert ask("--gpu", "gb10", "--layer", "olmo") == ["olmo-hybrid-7b"]
+    assert ask("--gpu", "gb10", "--layer", "gdn") == ["qwen3.5-35b-a3b-fp8"]
+    with pytest.raises(InputError):
+        ask("--layer", "kda")

@@ -1,0 +1,76 @@
+"""The child that emulates a GPU: deadline, death, and where vLLM comes from."""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from perfgate.autotune.process import ask, source_root
+from perfgate.errors import CoverageError, InputError
+
+REQUEST = {"gpu": {"name": "GB10"}, "cells": []}
+
+
+def interpreter(folder: Path, body: str) -> str:
+    """A stand-in for Python that does what ``body`` says; $4 is where the answer belongs."""
+    path = folder / "python"
+    path.write_text(f"#!/bin/sh\nshift 2\n{body}\n")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return str(path)
+
+
+def test_a_child_that_dies_is_an_error_with_its_last_words(tmp_path: Path) -> None:
+    """No answer is never an empty answer."""
+    with pytest.raises(CoverageError, match="ended with status 3") as raised:
+        ask(REQUEST, python=interpreter(tmp_path, "echo last words >&2; exit 3"))
+    assert "last words" in str(raised.value)
+
+
+def test_a_child_past_the_deadline_is_killed_with_its_children(tmp_path: Path) -> None:
+    """The deadline holds, and nothing of the process group is left."""
+    pids = tmp_path / "pids"
+    body = f"trap '' TERM; sleep 300 & echo $$ $! > {pids}; wait; sleep 300"
+    began = time.monotonic()
+    with pytest.raises(CoverageError, match="did not answer within 1 s"):
+        ask(REQUEST, python=interpreter(tmp_path, body), timeout_s=1.0)
+    assert time.monotonic() - began < 30
+    for pid in map(int, pids.read_text().split()):
+        assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+def test_the_answer_is_a_file_whatever_is_printed(tmp_path: Path) -> None:
+    """Output on the standard streams is a log, not an answer."""
+    body = """echo '{"cells": ["printed"]}'; echo '{"cells": ["written"]}' > "$4" """
+    assert ask(REQUEST, python=interpreter(tmp_path, body))["cells"] == ["written"]
+
+
+def test_the_child_sees_empty_caches_and_no_recorder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What would change keys is taken out of the environment; caches are fresh folders."""
+    monkeypatch.setenv("VLLM_TRITON_FORCE_FIRST_CONFIG", "1")
+    monkeypatch.setenv("PERFGATE_AUTOTUNE_EVENTS", "x")
+    monkeypatch.setenv("TRITON_CACHE_DIR", "/elsewhere")
+    body = (
+        """printf '{"cells": ["%s%s", "%s"]}' "$VLLM_TRITON_FORCE_FIRST_CONFIG" """
+        """"$PERFGATE_AUTOTUNE_EVENTS" "$TRITON_CACHE_DIR" > "$4" """
+    )
+    overrides, cache = ask(REQUEST, python=interpreter(tmp_path, body))["cells"]
+    assert overrides == ""
+    assert cache != "/elsewhere"
+    assert not os.path.exists(cache)  # noqa: PTH110
+
+
+def test_a_source_is_a_folder_with_vllm_or_vllm_itself(tmp_path: Path) -> None:
+    """Both are what people have after unpacking; anything else is refused by name."""
+    package = tmp_path / "unpacked" / "vllm"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    assert source_root(package.parent) == package.parent
+    assert source_root(package) == package.parent
+    assert source_root(None) is None
+    with pytest.raises(InputError, match=r"no vllm/__init__.py"):
+        source_root(tmp_path)
