@@ -1,0 +1,1 @@
+"""Plans boots and runs, and carries them out: from targets to measurements."""

@@ -1,0 +1,398 @@
+"""Boots servers and measures workloads on them, one server at a time.
+
+The lab keeps the last server it booted running until another one is wanted: a test that only needs *a* running server (flags in
+effect, JIT after ready) shares the boot with the measurement, and measuring begins on a boot that has seen no load yet.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from perfgate.autotune.eventlog import VARIABLE as EVENTS_VARIABLE
+from perfgate.autotune.events import late_events, read_events
+from perfgate.client import Endpoint, judge_server, judge_validity, run_load, run_record
+from perfgate.environment import ProbeLimits, fingerprint, void_reasons
+from perfgate.errors import CoverageError, ServerError
+from perfgate.experiment.models import model_reference, vocabulary
+from perfgate.experiment.sampling import Sampler
+from perfgate.experiment.seeds import run_seed
+from perfgate.lease import lease_devices
+from perfgate.records import BootRecord, Fingerprint, Measurement, RunRecord
+from perfgate.selection import CPU, Target
+from perfgate.server import (
+    DockerLauncher,
+    LocalLauncher,
+    ModelRef,
+    RunningServer,
+    ServerSpec,
+    boot,
+    new_boot_id,
+    settings_hash,
+    usage_per_token,
+)
+from perfgate.server.launch import image_digest
+from perfgate.targets import GpuSpec
+from perfgate.workload import make_prompts
+
+EXTRA_ATTEMPTS = 2
+"""Invalid runs are kept and made again this often a boot: the rule looks at validity alone, never at the value."""
+
+EXTRA_BOOTS = 2
+"""Void boots are kept and made again, at most so many: what voids a boot looks at the probe alone."""
+
+Progress = Callable[[str], None]
+"""Told in a few words what is going on; called often."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabSettings:
+    """Where a lab works and what it may use."""
+
+    root: Path
+    """The project's folder: relative model folders are looked for in it."""
+    directory: Path
+    """Logs go below it."""
+    devices: tuple[str, ...]
+    """Devices that may be leased: GPU indices, or ``("cpu",)``."""
+    load_processes: int = 1
+    session: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
+    extra_env: Mapping[str, str] = field(default_factory=dict)
+    keep_arrays: bool = True
+
+
+class Lab:
+    """One server of ours at a time, and everything measured with it.
+
+    Args:
+        settings: see there.
+        progress: told what is going on.
+    """
+
+    def __init__(self, settings: LabSettings, progress: Progress = lambda _words: None) -> None:
+        self.settings = settings
+        self._progress = progress
+        self._stack = ExitStack()
+        self._running: RunningServer | None = None
+        self._spec: ServerSpec | None = None
+        self._model: ModelRef | None = None
+        self._loaded = False
+        self._versions: dict[str, str | None] = {}
+        self.boot_seconds: list[float] = []
+        """How long each boot took; with `run_seconds` what a plan of more boots would cost."""
+        self.run_seconds: list[float] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stops the running server, if any, and gives its device back."""
+        self._running = None
+        self._spec = None
+        self._stack.close()
+
+    def server(self, target: Target, *, fresh: bool = False) -> RunningServer:
+        """A running server of the target's specification.
+
+        Args:
+            target: which server and model.
+            fresh: only a boot that has seen no load.
+
+        Raises:
+            ServerError: it did not boot; nothing is left behind.
+        """
+        same = self._spec == target.server and self._running is not None
+        if same and not (fresh and self._loaded):
+            assert self._running is not None
+            self._running.assert_alive()
+            return self._running
+        self.close()
+        return self._boot(target)
+
+    def boot_notes(self) -> tuple[str, ...]:
+        """What a person who reads the last boot's metrics should know; nothing where no server of ours is up."""
+        return self._running.boot_notes() if self._running is not None else ()
+
+    def measure(
+        self, targets: Sequence[Target], *, replicates: int, label: str = "now"
+    ) -> dict[str, Measurement]:
+        """Measures all workloads of one server on ``replicates`` boots.
+
+        Args:
+            targets: cells of one server; each boot runs all of them in this order.
+            replicates: boots.
+            label: part of the prompts' seed.
+
+        Returns:
+            a measurement for each workload name. A boot whose server died keeps the runs made before, with the reason.
+
+        Raises:
+            ServerError: a server did not boot at all.
+        """
+        boots: list[dict[str, BootRecord]] = []
+        used = 0
+        while used < replicates and len(boots) < replicates + EXTRA_BOOTS:
+            number = len(boots)
+            boots.append(
+                self._replicate(targets, token=f"{label}-{number}", words=f"boot {used + 1}/{replicates}")
+            )
+            used += not any(record.void for record in boots[-1].values())
+        return self._measurements(targets, boots)
+
+    def interleave(
+        self, sides: tuple[Sequence[Target], Sequence[Target]], order: Sequence[int], *, label: str
+    ) -> tuple[dict[str, Measurement], dict[str, Measurement]]:
+        """Boots two sides in turn and measures the same workloads with the same seeds on both.
+
+        Args:
+            sides: cells of the old and of the new server, the same workloads in the same order.
+            order: which side each boot is of, 0 old and 1 new; the n-th boots of both sides send the same prompts.
+            label: part of the prompts' seed.
+
+        Returns:
+            measurements by workload name, old and new.
+
+        Raises:
+            ServerError: a server did not boot at all.
+        """
+        boots: tuple[list[dict[str, BootRecord]], list[dict[str, BootRecord]]] = ([], [])
+        for step, side in enumerate(order, 1):
+            number = len(boots[side])
+            words = f"A/B boot {step}/{len(order)} ({'AB'[side]})"
+            self.close()
+            boots[side].append(self._replicate(sides[side], token=f"{label}-{number}", words=words))
+        return self._measurements(sides[0], boots[0]), self._measurements(sides[1], boots[1])
+
+    def _replicate(self, targets: Sequence[Target], *, token: str, words: str) -> dict[str, BootRecord]:
+        running = self.server(targets[0], fresh=True)
+        self._loaded = True
+        before = running.probe()
+        runs = {
+            target.cell.workload: self._runs(
+                running, target, token=token, words=f"{target.server.name} {words}, {target.workload.name}"
+            )
+            for target in targets
+        }
+        after = running.probe()
+        record = _boot_record(running).model_copy(
+            update={
+                "probes": (before, after),
+                "void": void_reasons(before, after, _probe_limits(targets[0].gpu)),
+            }
+        )
+        return {workload: record.model_copy(update={"runs": tuple(made)}) for workload, made in runs.items()}
+
+    def _measurements(
+        self, targets: Sequence[Target], boots: Sequence[dict[str, BootRecord]]
+    ) -> dict[str, Measurement]:
+        server = targets[0].server
+        settings = next((record.settings for boot in boots for record in boot.values()), {})
+        machine = _fingerprint(server, settings, self._versions.get(server.name))
+        return {
+            target.cell.workload: Measurement(
+                cell=target.cell,
+                fingerprint=machine,
+                server=target.server.public(),
+                workload=target.workload.model_dump(mode="json"),
+                boots=tuple(boot[target.cell.workload] for boot in boots),
+                changes=target.changes,
+            )
+            for target in targets
+        }
+
+    def _boot(self, target: Target) -> RunningServer:
+        server = target.server
+        model = model_reference(target.model, self.settings.root)
+        leased: Sequence[str] = ()
+        if server.launcher.kind != "attach":
+            leased = self._stack.enter_context(
+                lease_devices(
+                    self.settings.devices, _gpus_needed(server, self.settings.devices), on_wait=self._progress
+                )
+            )
+        gpu_ids = None if not leased or leased == (CPU,) else list(leased)
+        logs = self.settings.directory / "logs" / self.settings.session
+        boot_id = new_boot_id(server.name)
+        events = (logs / f"{boot_id}.events.jsonl").resolve() if server.launcher.kind == "local" else None
+        recorder = {} if events is None else {EVENTS_VARIABLE: str(events)}
+        try:
+            running = self._stack.enter_context(
+                boot(
+                    server,
+                    model=model,
+                    log_dir=logs,
+                    boot_id=boot_id,
+                    gpu_ids=gpu_ids,
+                    on_progress=lambda phase, elapsed: self._progress(
+                        f"booting {server.name}: {phase} {elapsed:.0f} s"
+                    ),
+                    extra_env={**recorder, **self.settings.extra_env},
+                )
+            )
+        except BaseException:
+            self.close()
+            raise
+        running.events_path = events
+        self._running, self._spec, self._model, self._loaded = running, server, model, False
+        self._versions[server.name] = running.version()
+        self.boot_seconds.append(running.ready_s)
+        return running
+
+    def _runs(self, running: RunningServer, target: Target, *, token: str, words: str) -> list[RunRecord]:
+        made: list[RunRecord] = []
+        valid = 0
+        for attempt in range(target.workload.runs + EXTRA_ATTEMPTS):
+            try:
+                made.append(
+                    self._run(
+                        running, target, token=token, attempt=attempt, words=f"{words}, run {attempt + 1}"
+                    )
+                )
+            except ServerError as error:
+                made.append(RunRecord(metrics={}, invalid=(error.message,)))
+                break
+            valid += made[-1].valid
+            if valid == target.workload.runs:
+                break
+        return made
+
+    def _run(
+        self, running: RunningServer, target: Target, *, token: str, attempt: int, words: str
+    ) -> RunRecord:
+        assert self._model is not None
+        workload, seed = target.workload, run_seed(attempt)
+        drawn = make_prompts(workload, seed=seed, boot=token, run=attempt, **vocabulary(self._model))
+        before: dict[str, float] = {}
+        used: dict[str, float] = {}
+        mark, begun = 0, time.time()
+
+        def begin() -> None:
+            nonlocal mark, begun
+            begun = time.time()
+            mark = running.log_mark()
+            before.update(running.counters())
+            used.update(running.usage())
+
+        running.assert_alive()
+        running.reset_prefix_cache()
+        with Sampler(running.api.metrics_text) as sampler:
+            timings = run_load(
+                Endpoint(url=running.url, model=running.model, api=workload.api, headers=running.headers),
+                workload,
+                prompts=drawn.measured,
+                warmup_prompts=drawn.warmup,
+                seed=seed,
+                progress=lambda seen: self._progress(
+                    f"{words}: {seen.completed}/{seen.total} requests, {seen.elapsed_s:.0f} s"
+                ),
+                after_warmup=begin,
+                processes=self.settings.load_processes,
+            )
+        self.run_seconds.append(timings.duration)
+        usage = usage_per_token(used, running.usage(), int(timings.output_tokens[timings.ok].sum()))
+        reasons = list(judge_validity(timings, workload, lag_ms=target.gpu.client_lag_ms))
+        server_side: dict[str, float] = {}
+        try:
+            running.assert_alive()
+            after = running.counters()
+            reasons += judge_server(before, after, workload, block_size=_block_size(running))
+            server_side = {**differences(before, after), **sampler.peaks}
+            compiled = [*running.compile_events(mark), *_late_kernels(running, begun)]
+            if compiled:
+                reasons.append(f"compiled or autotuned while measuring: {', '.join(compiled)}")
+        except ServerError as error:
+            reasons.append(error.message)
+        record = run_record(
+            timings,
+            workload,
+            seed=seed,
+            invalid=tuple(reasons),
+            server=server_side,
+            arrays=self.settings.keep_arrays,
+        )
+        return record.model_copy(update={"metrics": {**record.metrics, **usage}}) if record.valid else record
+
+
+def _boot_record(running: RunningServer) -> BootRecord:
+    try:
+        metrics, settings = running.boot_metrics(), running.resolved_settings()
+    except ServerError:
+        # It died after its runs were made; they carry the reason, and what it said about itself cannot be asked any more.
+        metrics, settings = {}, {}
+    return BootRecord(
+        id=running.boot_id,
+        started=running.started,
+        metrics=metrics,
+        settings=settings,
+        log=str(running.log_path) if running.log_path else None,
+        runs=(),
+    )
+
+
+def _late_kernels(running: RunningServer, since: float) -> list[str]:
+    """Kernels that a process of the server tuned or compiled after ``since``, where a recorder was in it."""
+    if running.events_path is None or not running.events_path.is_file():
+        return []
+    try:
+        events = read_events(running.events_path)
+    except CoverageError:
+        # Without a recorder nothing is known, and the server's own monitor is the only witness.
+        return []
+    return list(dict.fromkeys(event.kernel for event in late_events(events) if event.time >= since))
+
+
+def _probe_limits(gpu: GpuSpec) -> ProbeLimits:
+    """What a replicate on this machine may be put through."""
+    given = {"steal": gpu.max_steal, "cpu_loop": gpu.max_loop_change}
+    return ProbeLimits(**{name: value for name, value in given.items() if value is not None})
+
+
+def _block_size(running: RunningServer) -> int | None:
+    size = running.cache_config().get("block_size", "")
+    return int(size) if size.isdigit() else None
+
+
+def _fingerprint(server: ServerSpec, settings: Mapping[str, Any], vllm: str | None) -> Fingerprint:
+    """The machine with the software of the server; of a container or a foreign server no Python of this machine knows it."""
+    launcher = server.launcher
+    if isinstance(launcher, LocalLauncher):
+        made = fingerprint(launcher.python, env=server.env)
+        return made.model_copy(update={"settings_hash": settings_hash(settings)})
+    digest = image_digest(launcher) if isinstance(launcher, DockerLauncher) else None
+    return fingerprint().model_copy(
+        update={
+            "settings_hash": settings_hash(settings),
+            "image_digest": digest,
+            "vllm": vllm,
+            **dict.fromkeys(("python", "torch", "triton")),
+        }
+    )
+
+
+def _gpus_needed(server: ServerSpec, devices: Sequence[str]) -> int:
+    """How many devices one server takes: tensor × pipeline × data parallel ranks."""
+    if tuple(devices) == (CPU,):
+        return 1
+    needed = 1
+    for flag in ("tensor-parallel-size", "pipeline-parallel-size", "data-parallel-size"):
+        value = server.args.get(flag, 1)
+        needed *= value if isinstance(value, int) else 1
+    return needed
+
+
+def differences(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
+    """How far each of the server's counters moved, for those that both readings have."""
+    return {
+        name: after[name] - before[name] for name in after if name in before and after[name] != before[name]
+    }

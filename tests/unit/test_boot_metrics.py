@@ -1,0 +1,64 @@
+"""Boot metrics are in the table, and a computed size is judged although it repeats exactly."""
+
+from pathlib import Path
+
+import pytest
+
+from perfgate.metrics import METRICS
+from perfgate.records import Outcome
+from perfgate.server import usage_per_token
+from perfgate.server.bootlog import parse_boot_log
+from perfgate.verdict import judge_metric
+
+DATA = Path(__file__).parent / "server" / "data"
+KV = METRICS["kv_cache_tokens"]
+
+
+def boots(*values):
+    return [(value,) for value in values]
+
+
+@pytest.mark.parametrize("log", sorted(DATA.glob("*.log")), ids=lambda path: path.stem)
+def test_everything_a_log_says_is_a_boot_metric(log):
+    """Every quantity read from a real log has its unit, direction and margin in the table."""
+    for name in parse_boot_log(log.read_text()).quantities:
+        assert METRICS[name].of == "boot"
+
+
+@pytest.mark.parametrize(
+    ("now", "outcome"),
+    [
+        ((474_144, 474_144, 474_144), Outcome.PASS),
+        ((471_800, 471_800, 471_800), Outcome.PASS),
+        ((450_437, 450_437, 450_437), Outcome.REGRESSION),
+        ((500_000, 500_000, 500_000), Outcome.IMPROVEMENT),
+        ((474_144, 430_000, 500_000), Outcome.INCONCLUSIVE),
+    ],
+    ids=["equal", "half a per cent less", "five per cent less", "more", "all over the place"],
+)
+def test_kv_tokens_must_not_shrink_by_more_than_their_margin(now, outcome):
+    """Exactly repeated KV sizes carry an interval; 5% fewer tokens fail, 0.5% fewer pass, and wild ones decide nothing."""
+    assert judge_metric(KV, boots(474_144, 474_144, 474_144), boots(*now)).outcome is outcome
+
+
+def test_timed_boot_metrics_are_not_lent_a_variance():
+    """Seconds that repeat exactly carry no interval: only computed sizes declare a noise."""
+    verdict = judge_metric(METRICS["ready_s"], boots(50.0, 50.0), boots(80.0, 80.0))
+    assert verdict.outcome is Outcome.INCONCLUSIVE
+    assert {metric.unit for metric in METRICS.values() if metric.noise is not None} == {
+        "GiB",
+        "tokens",
+        "benched",
+    }
+
+
+def test_usage_per_token_is_a_difference_over_tokens():
+    """CPU milliseconds and joules per token come from two readings; what one of them lacks is absent."""
+    found = usage_per_token({"cpu_s": 10.0, "energy_j": 1000.0}, {"cpu_s": 14.0, "energy_j": 4000.0}, 2000)
+    assert found == {"server_cpu_ms_per_token": 2.0, "energy_j_per_token": 1.5}
+    assert {METRICS[name].of for name in found} == {"server"}
+    assert usage_per_token({"cpu_s": 10.0}, {"cpu_s": 14.0, "energy_j": 1.0}, 1000) == {
+        "server_cpu_ms_per_token": 4.0
+    }
+    assert usage_per_token({"cpu_s": 10.0}, {"cpu_s": 14.0}, 0) == {}
+    assert usage_per_token({"cpu_s": 10.0}, {"cpu_s": 9.0}, 5) == {}
