@@ -1,0 +1,3 @@
+"""Loads the fixtures of the suite; the options and hooks come from perfgate's pytest plugin."""
+
+pytest_plugins = ["fixtures.serving", "fixtures.kernels", "pytester"]

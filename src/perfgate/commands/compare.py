@@ -1,0 +1,244 @@
+"""``perfgate compare BASELINE RESULT``: stored files judged as the suite judges them, offline."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import perfgate
+from perfgate.baseline import comparable, workload_differences
+from perfgate.baseline.document import BASELINE, decode_baseline
+from perfgate.documents import read_bytes
+from perfgate.errors import InputError, NoiseMissingError
+from perfgate.metrics import METRICS
+from perfgate.noise import FILE_NAME, NoiseModel, noise_path, read_noise
+from perfgate.records import (
+    Baseline,
+    CellVerdict,
+    Measurement,
+    MetricVerdict,
+    Outcome,
+    Provenance,
+    SessionResults,
+)
+from perfgate.report import github, markdown, terminal
+from perfgate.results import read_results
+from perfgate.statistics.procedure import Confirmation
+from perfgate.verdict import boot_means, invalid, invalidity, judge_cell, metric_verdict, question, whole
+
+HELP = (
+    "judge a result against a baseline, both stored files (exit 0 pass, 1 regression, 2 invalid, 3 undecided)"
+)
+
+EXIT = {Outcome.PASS: 0, Outcome.IMPROVEMENT: 0, Outcome.REGRESSION: 1, Outcome.INVALID: 2}
+EXIT_UNDECIDED = 3
+"""INCONCLUSIVE, SUSPECT, or nothing comparable."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Two files, and how they were measured."""
+    parser.add_argument(
+        "baseline", type=Path, help="a baseline file, a results file, or a folder of results (its newest)"
+    )
+    parser.add_argument("result", type=Path, help="likewise; what is judged")
+    parser.add_argument(
+        "--interleaved",
+        action="store_true",
+        help="both were measured in turn in one session (A B B A …), so that fresh pairs are judged and may convict",
+    )
+    parser.add_argument(
+        "--noise", type=Path, metavar="FILE", help=f"noise model (default: {FILE_NAME} of the baseline's GPU)"
+    )
+    parser.add_argument("--format", choices=("terminal", "markdown", "github", "json"), default="terminal")
+    parser.add_argument("--verbose", action="store_true", help="every metric and every note")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Prints the verdicts.
+
+    Returns:
+        the worst verdict's status: 0 pass or improvement, 1 regression, 2 invalid, 3 inconclusive or nothing comparable.
+    """
+    old, new = _measurements(options.baseline), _measurements(options.result)
+    pairs = _pairs(old, new)
+    if not pairs:
+        sys.stderr.write(
+            f"nothing comparable: {options.baseline} has {_cells(old)}, {options.result} has {_cells(new)}\n"
+        )
+        return EXIT_UNDECIDED
+    noise = _noise(options.noise, options.baseline, pairs[0][1].cell.gpu)
+    if options.interleaved:
+        verdicts = judge_interleaved(pairs, noise)
+    else:
+        verdicts = [_judge(before, now, noise, options.baseline) for before, now in pairs]
+    sys.stdout.write(_shown(verdicts, options, [now for _, now in pairs]))
+    worst = min(verdicts, key=lambda verdict: verdict.outcome.severity)
+    return EXIT.get(worst.outcome, EXIT_UNDECIDED)
+
+
+def judge_interleaved(
+    pairs: Sequence[tuple[Measurement, Measurement]], noise: NoiseModel | None
+) -> list[CellVerdict]:
+    """Judges pairs that were measured in turn: one family, fresh data, session drift on both sides alike.
+
+    Args:
+        pairs: old and new measurement of each cell.
+        noise: the GPU's model; without one a metric fails by the variance of its own boots.
+    """
+    asked, measured = {}, {}
+    for before, now in pairs:
+        for metric in METRICS.values():
+            base, new = before.replicates(metric.name), now.replicates(metric.name)
+            if metric.primary and base and new:
+                one = question(
+                    now.cell,
+                    metric,
+                    noise=noise.find(metric.name, now.workload) if noise is not None else None,
+                    runs=min(map(len, new)),
+                )
+                asked[one.key] = one
+                measured[one.key] = boot_means(base), boot_means(new)
+    judged = Confirmation(questions=tuple(asked.values()), own_variance=True).judge(measured)
+    verdicts = []
+    for before, now in pairs:
+        reason = invalidity(before.boots) or invalidity(now.boots)
+        if reason is not None:
+            verdicts.append(invalid(now.cell, reason))
+            continue
+        found: list[MetricVerdict] = [
+            metric_verdict(
+                METRICS[name],
+                judged[cell, name],
+                *measured[cell, name],
+                moderated=asked[cell, name].prior is not None,
+            )
+            for cell, name in asked
+            if cell == str(now.cell)
+        ]
+        verdicts.append(whole(now.cell, found, None, ()))
+    return verdicts
+
+
+def _judge(before: Measurement, now: Measurement, noise: NoiseModel | None, file: Path) -> CellVerdict:
+    reasons = [
+        *comparable(before.fingerprint, now.fingerprint),
+        *workload_differences(before.workload, now.workload),
+    ]
+    reason = invalidity(before.boots)
+    if reason is not None:
+        return invalid(now.cell, f"the reference: {reason}")
+    baseline = Baseline(
+        cell=before.cell,
+        provenance=Provenance(by="perfgate compare", source=str(file)),
+        fingerprint=before.fingerprint,
+        server=before.server,
+        workload=before.workload,
+        boots=tuple(
+            boot.model_copy(update={"runs": boot.valid_runs()}) for boot in before.boots if boot.valid_runs()
+        ),
+    )
+    return judge_cell(baseline, now, incomparable=reasons, noise=noise, baseline_file=str(file))
+
+
+def _measurements(path: Path) -> tuple[Measurement, ...]:
+    """The measurements of a baseline file, a results file, or a folder's newest results file."""
+    if path.is_dir():
+        return _present(read_results(path))
+    try:
+        content = read_bytes(path, kind=BASELINE)
+    except FileNotFoundError:
+        raise InputError(
+            f"{path}: no such file", remedy="Give a baseline or results file that exists."
+        ) from None
+    try:
+        document = json.loads(content)
+    except ValueError:
+        document = None
+    if isinstance(document, dict) and "session" in document:
+        return _present(read_results(path))
+    baseline = decode_baseline(content, source=str(path))
+    return (
+        Measurement(
+            cell=baseline.cell,
+            fingerprint=baseline.fingerprint,
+            server=baseline.server,
+            workload=baseline.workload,
+            boots=baseline.boots,
+        ),
+    )
+
+
+def _present(results: SessionResults) -> tuple[Measurement, ...]:
+    """What was judged in a session, the old sides of its A/Bs left out; of several stages of a cell the first, its screen."""
+    first: dict[str, Measurement] = {}
+    for measurement in results.measurements:
+        if measurement.side == "now":
+            first.setdefault(str(measurement.cell), measurement)
+    return tuple(first.values())
+
+
+def _pairs(old: Sequence[Measurement], new: Sequence[Measurement]) -> list[tuple[Measurement, Measurement]]:
+    """Measurements of the same cell; where no cell is common, of the same workload on the same GPU and model, if that is unique."""
+    by_cell = {before.cell: before for before in old}
+    same = [(by_cell[now.cell], now) for now in new if now.cell in by_cell]
+    if same:
+        return same
+
+    def work(measurement: Measurement) -> tuple[str, str, str]:
+        return measurement.cell.gpu, measurement.cell.model, measurement.cell.workload
+
+    pairs = []
+    for now in new:
+        matching = [before for before in old if work(before) == work(now)]
+        if len(matching) == 1 and sum(work(other) == work(now) for other in new) == 1:
+            pairs.append((matching[0], now))
+    return pairs
+
+
+def _noise(given: Path | None, baseline: Path, gpu: str) -> NoiseModel | None:
+    if given is not None:
+        return read_noise(given)
+    beside = [parent / FILE_NAME for parent in baseline.resolve().parents if parent.name == gpu]
+    folders = [Path(".perfgate/baselines"), Path("baselines")]
+    for candidate in (*beside, *(noise_path(folder, gpu) for folder in folders)):
+        try:
+            return read_noise(candidate)
+        except NoiseMissingError:
+            continue
+    return None
+
+
+def _shown(
+    verdicts: Sequence[CellVerdict], options: argparse.Namespace, measured: Sequence[Measurement]
+) -> str:
+    if options.format == "github":
+        return github.annotations(verdicts) + "\n"
+    results = SessionResults(
+        session="compare",
+        started=datetime.now(UTC),
+        command=f"perfgate compare {options.baseline} {options.result}",
+        perfgate=perfgate.__version__,
+        measurements=tuple(measured),
+        verdicts=tuple(verdicts),
+    )
+    if options.format == "markdown":
+        return markdown.document(results) + "\n"
+    if options.format == "json":
+        return json.dumps([verdict.model_dump(mode="json") for verdict in verdicts], indent=2) + "\n"
+    table = terminal.table(
+        verdicts,
+        width=shutil.get_terminal_size((100, 24)).columns,
+        colour=sys.stdout.isatty(),
+        verbose=1 if options.verbose else 0,
+    )
+    return f"{table}\n{terminal.summary_line(verdicts)}\n"
+
+
+def _cells(measurements: Sequence[Measurement]) -> str:
+    names = sorted({str(measurement.cell) for measurement in measurements})
+    return ", ".join(names[:4]) + (", …" if len(names) > 4 else "") if names else "no measurement"

@@ -1,0 +1,550 @@
+"""The pytest side: options, markers, which cells a test is run for, one table at the end.
+
+Hooks only delegate. A verdict fails the test it belongs to; what is printed at the end decides nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import pytest
+
+from perfgate.errors import PerfgateError
+
+# This module is imported by every pytest run of an environment that has perfgate: what is heavy waits until a test asks for it.
+if TYPE_CHECKING:
+    from perfgate.experiment.gate import Settled
+    from perfgate.experiment.suite import Suite, SuiteOptions
+    from perfgate.records import CellVerdict, Measurement, SessionResults
+    from perfgate.selection import Target
+
+SUITE = pytest.StashKey["Suite"]()
+VERDICTS = pytest.StashKey[list["CellVerdict"]]()
+MEASUREMENTS = pytest.StashKey[list["Measurement"]]()
+"""Measurements of xdist workers, collected by the controller."""
+WRITTEN = pytest.StashKey[Path | str]()
+"""Where the results of the session are, or why they could not be written."""
+PAGE = pytest.StashKey[list[str]]()
+"""Where the HTML page is, and what is missing from it; or why it could not be written."""
+
+ERROR = pytest.StashKey[PerfgateError]()
+"""Why no cells could be chosen; it is reported if a test that needs them is left after deselection."""
+
+_WANTED = {"target", "server_target"}
+_REPORT_FIELD = "perfgate_verdicts"
+_WORKER_FIELD = "perfgate_measurements"
+
+SHIPPED_SUITE = "perfgate_suite"
+"""The suite as it is installed with the package, for ``pytest --pyargs perfgate_suite``."""
+
+MARKERS = (
+    "serving: boots vLLM servers, measures and judges them against baselines",
+    "kernels: autotune-key coverage and kernel-level tests",
+    "claims: findings about flags, each an A/B test that holds or does not hold here",
+    "parity: interleaves perfgate with vllm bench serve on one running server",
+    "e2e: boots a real vLLM server",
+    "stage(when): before_load or after_load; where a test of a running server stands among the measured cells",
+)
+FAILURE_WIDTH = 100
+UNDECIDED = {"INCONCLUSIVE", "SUSPECT"}
+GREEN = {"PASS", "IMPROVEMENT"}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Adds the one group of options."""
+    add = parser.getgroup("perfgate", "perfgate: did vLLM get slower?").addoption
+    add(
+        "--gpu",
+        default="auto",
+        metavar="NAME",
+        help="GPU entry; auto asks NVML, cpu is the machine itself (default: auto)",
+    )
+    add("--model", metavar="NAME", help="model entry (default: the server's, else the GPU's)")
+    add(
+        "--server",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="server entry; repeatable (default: the GPU's)",
+    )
+    add(
+        "--workload",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="workload entry; repeatable (default: the GPU's)",
+    )
+    add(
+        "--vllm-arg",
+        action="append",
+        default=[],
+        metavar="ARG",
+        help="one more flag: --vllm-arg=--max-num-seqs=1; repeatable",
+    )
+    add(
+        "--env",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="one more variable for the server; repeatable",
+    )
+    add("--server-python", metavar="PATH", help="the Python that has vLLM, for local launchers")
+    add("--boot-timeout", type=float, metavar="SECONDS", help="instead of the server entry's boot_timeout_s")
+    add("--replicates", type=int, metavar="N", help="boots of each server (default: the GPU entry's, else 3)")
+    add(
+        "--load-processes",
+        type=int,
+        default=1,
+        metavar="N",
+        help="client processes that share the load (default: 1)",
+    )
+    add(
+        "--baselines",
+        type=Path,
+        metavar="DIR",
+        help="folder of baselines (default: baselines/, for cpu .perfgate/baselines/)",
+    )
+    add("--new-baselines", action="store_true", help="record the missing baselines, never change one")
+    add(
+        "--update-baselines",
+        action="store_true",
+        help="replace the baselines of the judged cells, record the missing",
+    )
+    add(
+        "--baseline-note",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="why; kept in the recorded baseline",
+    )
+    add(
+        "--against",
+        metavar="PYTHON|IMAGE",
+        help="A/B: interleave with this other environment, no stored baseline",
+    )
+    add(
+        "--against-server",
+        metavar="NAME",
+        help="A/B: interleave with this other server entry, no stored baseline",
+    )
+    add("--max-minutes", type=float, metavar="N", help="bound on the confirmation or A/B of each server")
+    add("--strict-verdicts", action="store_true", help="INCONCLUSIVE fails instead of being skipped")
+    add("--require-gpu", action="store_true", help="a missing GPU fails instead of skipping")
+    add(
+        "--vllm-source",
+        type=Path,
+        metavar="DIR",
+        help="kernels: an unpacked vLLM instead of the installed one",
+    )
+    add(
+        "--perfgate-config",
+        action="append",
+        type=Path,
+        default=[],
+        metavar="FILE",
+        help="instead of ./perfgate.toml",
+    )
+    add(
+        "--perfgate-results",
+        type=Path,
+        metavar="DIR",
+        help="folder of the results file (default: .perfgate/results)",
+    )
+    add(
+        "--perfgate-history",
+        metavar="FILE|URL",
+        help="history of sessions (default: .perfgate/history.sqlite); none for no history",
+    )
+    add("--perfgate-html", type=Path, metavar="FILE", help="also write the session as one HTML page")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Checks the options and prepares the session; nothing is looked up yet."""
+    for marker in MARKERS:
+        config.addinivalue_line("markers", marker)
+    _check_options(config)
+    config.stash[VERDICTS] = []
+    config.stash[MEASUREMENTS] = []
+    config.pluginmanager.register(Grouping(), "perfgate-grouping")
+    config.pluginmanager.register(Collector(config.stash[VERDICTS]), "perfgate-collector")
+    if any(str(argument).startswith(SHIPPED_SUITE) for argument in config.invocation_params.args):
+        for module in ("serving", "kernels"):
+            config.pluginmanager.import_plugin(f"{SHIPPED_SUITE}.fixtures.{module}")
+    # A server is booted once for all its tests, so all of them must run in one worker.
+    if getattr(config.option, "dist", "no") == "load":
+        config.option.dist = "loadgroup"
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test that asks for ``target`` runs once a cell; one that asks for ``server_target`` once a server."""
+    wanted = _WANTED.intersection(metafunc.fixturenames)
+    if not wanted:
+        return
+    try:
+        targets = suite_of(metafunc.config).targets
+    except PerfgateError as error:
+        # Raised here it would be a traceback; and these tests may be deselected yet.
+        metafunc.config.stash[ERROR] = error
+        targets = ()
+    if "target" in wanted:
+        metafunc.parametrize("target", targets, ids=lambda target: str(target.cell), scope="session")
+    if "server_target" in wanted:
+        firsts = list({target.cell.server: target for target in reversed(targets)}.values())[::-1]
+        metafunc.parametrize("server_target", firsts, ids=_server_id, scope="session")
+
+
+class Grouping:
+    """Keeps the tests of a server in one xdist worker: marked before xdist reads the marks."""
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Marks each test with its server."""
+        for item in items:
+            target = _target(item)
+            if target is not None:
+                item.add_marker(pytest.mark.xdist_group(f"server-{target.cell.server}"))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """All tests of a server follow each other: those before the load, the measured cells, those after it."""
+    error = config.stash.get(ERROR, None)
+    if error is not None and any(_WANTED & set(getattr(item, "fixturenames", ())) for item in items):
+        raise pytest.UsageError(str(error)) from error
+    ours = [(item, found) for item in items if (found := _target(item)) is not None]
+    servers = list(dict.fromkeys(target.cell.server for _, target in ours))
+    order = {id(item): (servers.index(target.cell.server), _stage(item)) for item, target in ours}
+    slots = [index for index, item in enumerate(items) if id(item) in order]
+    for index, item in zip(
+        slots, sorted((item for item, _ in ours), key=lambda item: order[id(item)]), strict=True
+    ):
+        items[index] = item
+    judged = {target.cell: target for item, target in ours if "target" in _parameters(item)}
+    if judged:
+        try:
+            suite_of(config).plan(tuple(judged.values()))
+        except PerfgateError as error:
+            raise pytest.UsageError(str(error)) from error
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Puts a test's verdicts on its report, in a form that crosses process borders."""
+    report = yield
+    verdicts = item.stash.get(VERDICTS, [])
+    marker = item.get_closest_marker("stage")
+    if report.failed and marker is not None and "before_load" in marker.args:
+        target = _target(item)
+        if target is not None:
+            # Load on a server that is not what was asked for would measure something else.
+            suite_of(item.config).refuse(
+                target.cell.server, f"{item.name} failed, so no load was spent on this server"
+            )
+    if call.when == "call" and verdicts:
+        from perfgate.records import plain
+
+        setattr(report, _REPORT_FIELD, [dict(plain(verdict)) for verdict in verdicts])
+    return report
+
+
+class Collector:
+    """Collects the verdicts of one session from its reports, also those that came from an xdist worker."""
+
+    def __init__(self, verdicts: list[CellVerdict]) -> None:
+        self._verdicts = verdicts
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Takes the verdicts off a report."""
+        found = getattr(report, _REPORT_FIELD, ()) if report.when == "call" else ()
+        if found:
+            from perfgate.records import CellVerdict
+
+            self._verdicts.extend(CellVerdict.model_validate(data, strict=False) for data in found)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    """Takes over what an xdist worker measured."""
+    from perfgate.records import Measurement
+
+    sent = getattr(node, "workeroutput", {}).get(_WORKER_FIELD, [])
+    node.config.stash[MEASUREMENTS].extend(Measurement.model_validate_json(text) for text in sent)
+    if error:
+        node.config.stash[WRITTEN] = f"a worker crashed ({error}); what it measured is lost"
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Looks names up before xdist starts its workers."""
+    _check_before_workers(session.config)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Stops what runs, then keeps what was measured: also after a failure or Ctrl-C."""
+    config = session.config
+    made = config.stash.get(SUITE, None)
+    if made is not None:
+        made.close()
+    elif not config.stash[MEASUREMENTS] and not config.stash[VERDICTS]:
+        return
+    from perfgate.report import github
+    from perfgate.results import write_results
+
+    suite = suite_of(config)
+    if hasattr(config, "workeroutput"):
+        config.workeroutput[_WORKER_FIELD] = [found.model_dump_json() for found in suite.measurements()]
+        return
+    if not config.stash[VERDICTS] and not suite.measurements() and not config.stash[MEASUREMENTS]:
+        return
+    verdicts, measurements = config.stash[VERDICTS], config.stash[MEASUREMENTS]
+    results = suite.results(verdicts, measurements)
+    directory = suite.options.results or suite.work / "results"
+    try:
+        config.stash[WRITTEN] = write_results(directory, results)
+        suite.fit_noise(directory)
+        _remember(config, suite.work, results)
+    except PerfgateError as error:
+        config.stash[WRITTEN] = str(error)
+    page = config.getoption("--perfgate-html")
+    if page is not None:
+        config.stash[PAGE] = _write_page(page, results, suite.options.baselines)
+    summary = os.environ.get("GITHUB_STEP_SUMMARY")
+    if summary:
+        with Path(summary).open("a", encoding="utf-8") as file:
+            file.write(github.step_summary(results))
+
+
+def _remember(config: pytest.Config, work: Path, results: SessionResults) -> None:
+    """Appends the session to the history; a history that cannot be written is a line at the end and changes no verdict."""
+    from perfgate.history import remember
+
+    location = config.getoption("--perfgate-history")
+    if location == "none":
+        return
+    warning = remember(location or str(work / "history.sqlite"), results)
+    if warning is not None:
+        config.stash[PAGE] = [*config.stash.get(PAGE, []), warning]
+
+
+def _write_page(path: Path, results: SessionResults, baselines: Path | None) -> list[str]:
+    """The HTML page and what is missing from it, as lines; a page that cannot be written changes no verdict."""
+    from perfgate.commands.report import write_html
+    from perfgate.report.escape import visible
+
+    try:
+        missing = write_html(path, results, baselines=[baselines] if baselines else [])
+    except PerfgateError as error:
+        return [visible(error.message)]
+    return [str(path), *map(visible, missing)]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """One table, worst first."""
+    verdicts = config.stash[VERDICTS]
+    if not verdicts:
+        return
+    from perfgate.report import github, terminal
+
+    terminalreporter.section("perfgate")
+    terminalreporter.write_line(
+        terminal.table(
+            verdicts,
+            width=config.get_terminal_writer().fullwidth,
+            colour=terminalreporter.hasmarkup,
+            verbose=config.get_verbosity(),
+        )
+    )
+    terminalreporter.write_line(terminal.summary_line(verdicts))
+    written = config.stash.get(WRITTEN, None)
+    if written is not None and config.get_verbosity() >= 0:
+        terminalreporter.write_line(f"results: {written}")
+    for line in config.stash.get(PAGE, ()):
+        terminalreporter.write_line(f"report: {line}")
+    if os.environ.get("GITHUB_ACTIONS") == "true":
+        terminalreporter.write_line(
+            github.annotations(verdicts, workspace=os.environ.get("GITHUB_WORKSPACE", ""))
+        )
+
+
+def suite_of(config: pytest.Config) -> Suite:
+    """The session of the suite, made when it is first asked for."""
+    if SUITE not in config.stash:
+        from perfgate.experiment.suite import Suite
+
+        config.stash[SUITE] = Suite(_options(config))
+        config.stash[SUITE].progress = _progress(config)
+        config.stash[SUITE].announce = _announce(config)
+    return config.stash[SUITE]
+
+
+def settle(request: pytest.FixtureRequest, settled: Settled) -> None:
+    """Turns a verdict into the outcome of the test that asked for it, and keeps it for the table.
+
+    Args:
+        request: of the test.
+        settled: the verdict, and where a baseline was recorded if one was.
+    """
+    from perfgate.report import junit, terminal
+
+    verdict, recorded = settled
+    item = request.node
+    item.stash.setdefault(VERDICTS, []).append(verdict)
+    item.user_properties.extend(junit.properties(verdict))
+    if recorded is not None:
+        pytest.skip(f"baseline recorded in {recorded}; nothing was judged")
+    if verdict.outcome in GREEN:
+        return
+    if verdict.outcome in UNDECIDED and not request.config.getoption("--strict-verdicts"):
+        pytest.skip(f"{verdict.outcome}: {verdict.reason}")
+    pytest.fail(terminal.table([verdict], width=FAILURE_WIDTH, colour=False), pytrace=False)
+
+
+def require_hardware(request: pytest.FixtureRequest, target: Target) -> None:
+    """Skips a test whose GPU this machine does not have; fails it under ``--require-gpu``."""
+    absent = suite_of(request.config).absent_hardware(target)
+    if absent is not None:
+        missing_gpu(request, absent)
+
+
+def missing_gpu(request: pytest.FixtureRequest, reason: str) -> NoReturn:
+    """Skips for want of a GPU, or fails under ``--require-gpu``."""
+    if request.config.getoption("--require-gpu"):
+        pytest.fail(f"{reason} (--require-gpu)", pytrace=False)
+    pytest.skip(reason)
+
+
+def _check_options(config: pytest.Config) -> None:
+    if config.getoption("--new-baselines") and config.getoption("--update-baselines"):
+        raise pytest.UsageError(
+            "--new-baselines never changes a baseline, --update-baselines replaces: give one of them"
+        )
+    if config.getoption("--against") and config.getoption("--against-server"):
+        raise pytest.UsageError(
+            "--against changes the environment, --against-server the flags: give one of them"
+        )
+    if (config.getoption("--against") or config.getoption("--against-server")) and (
+        config.getoption("--new-baselines") or config.getoption("--update-baselines")
+    ):
+        raise pytest.UsageError(
+            "an A/B needs no stored baseline and records none: drop --new-baselines/--update-baselines"
+        )
+    for option in ("--replicates", "--load-processes", "--boot-timeout", "--max-minutes"):
+        value = config.getoption(option)
+        if value is not None and value <= 0:
+            raise pytest.UsageError(f"{option} is {value}; it must be above 0")
+    for path in config.getoption("--perfgate-config"):
+        if not path.is_file():
+            raise pytest.UsageError(f"--perfgate-config {path}: no such file")
+
+
+def _check_before_workers(config: pytest.Config) -> None:
+    """With xdist only workers collect, and an error there is a crash: look the names up before they start."""
+    expression = config.getoption("markexpr", "") or ""
+    if (
+        getattr(config.option, "dist", "no") == "no"
+        or "not serving" in expression
+        or "serving" not in expression
+    ):
+        return
+    try:
+        suite_of(config).plan(suite_of(config).targets)
+    except PerfgateError as error:
+        raise pytest.UsageError(str(error)) from error
+
+
+def _server_id(target: Target) -> str:
+    return f"{target.cell.gpu}/{target.cell.model}/{target.cell.server}"
+
+
+def _options(config: pytest.Config) -> SuiteOptions:
+    from perfgate.experiment.gate import Writing
+    from perfgate.experiment.suite import SuiteOptions
+
+    get = config.getoption
+    writing = (
+        Writing.UPDATE
+        if get("--update-baselines")
+        else Writing.NEW
+        if get("--new-baselines")
+        else Writing.NOTHING
+    )
+    return SuiteOptions(
+        root=config.rootpath,
+        command="pytest " + " ".join(config.invocation_params.args),
+        gpu=get("--gpu"),
+        model=get("--model"),
+        servers=tuple(get("--server")),
+        workloads=tuple(get("--workload")),
+        vllm_args=tuple(get("--vllm-arg")),
+        env=tuple(get("--env")),
+        python=get("--server-python"),
+        boot_timeout_s=get("--boot-timeout"),
+        replicates=get("--replicates"),
+        load_processes=get("--load-processes"),
+        baselines=get("--baselines"),
+        results=get("--perfgate-results"),
+        config=tuple(get("--perfgate-config")),
+        writing=writing,
+        against=get("--against"),
+        against_server=get("--against-server"),
+        max_minutes=get("--max-minutes"),
+        worker=_worker(config),
+        notes=tuple(get("--baseline-note")),
+    )
+
+
+def _progress(config: pytest.Config) -> Callable[[str], None]:
+    """One line that changes while servers boot and load runs; nothing where the output is not a terminal."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    capture = config.pluginmanager.get_plugin("capturemanager")
+    writer = config.get_terminal_writer() if reporter is not None else None
+    if writer is None or capture is None or not writer.hasmarkup or config.get_verbosity() < 0:
+        return lambda _words: None
+
+    def show(words: str) -> None:
+        with capture.global_and_fixture_disabled():
+            writer.write(f"\r\x1b[2K{words[: writer.fullwidth - 1]}\r", flush=True)
+
+    return show
+
+
+def _announce(config: pytest.Config) -> Callable[[str], None]:
+    """Whole lines that a person must see, also where the output is no terminal."""
+    capture = config.pluginmanager.get_plugin("capturemanager")
+    if capture is None or hasattr(config, "workeroutput"):
+        return lambda _words: None
+    writer = config.get_terminal_writer()
+
+    def show(words: str) -> None:
+        with capture.global_and_fixture_disabled():
+            writer.line()
+            writer.line(f"perfgate: {words}")
+
+    return show
+
+
+def _worker(config: pytest.Config) -> tuple[int, int]:
+    """Which of how many xdist workers this is; (0, 1) without xdist."""
+    given = getattr(config, "workerinput", None)
+    return (int(given["workerid"].removeprefix("gw")), int(given["workercount"])) if given else (0, 1)
+
+
+def _parameters(item: pytest.Item) -> dict[str, Any]:
+    callspec = getattr(item, "callspec", None)
+    return dict(callspec.params) if callspec is not None else {}
+
+
+def _target(item: pytest.Item) -> Target | None:
+    parameters = _parameters(item)
+    found = parameters.get("target", parameters.get("server_target"))
+    return found if hasattr(found, "cell") else None
+
+
+def _stage(item: pytest.Item) -> int:
+    marker = item.get_closest_marker("stage")
+    return {"before_load": 0, "after_load": 2}.get(str(marker.args[0]) if marker else "", 1)

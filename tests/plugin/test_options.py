@@ -1,0 +1,142 @@
+"""Every option, with and without xdist."""
+
+import json
+import xml.etree.ElementTree as ET
+
+import pytest
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--server", "fak"], "unknown server 'fak'*fake"),
+        (["--workload", "quik"], "unknown workload 'quik'*quick"),
+        (["--gpu", "gb11"], "unknown gpu 'gb11'*gb10"),
+        (["--model", "fake-modell"], "unknown model 'fake-modell'*fake-model"),
+        (["--vllm-arg=max-num-seqs"], "*is not a vLLM flag*"),
+        (["--env", "NOVALUE"], "*NAME=VALUE*"),
+        (["--replicates", "0"], "*--replicates is 0*"),
+        (["--new-baselines", "--update-baselines"], "*give one of them*"),
+        (["--perfgate-config", "missing.toml"], "*missing.toml: no such file*"),
+    ],
+)
+def test_bad_input_is_a_message(project, arguments, expected):
+    """A wrong name or value ends with a usage error that says what to do, without a traceback."""
+    pytest.LineMatcher([project.refused(*arguments)]).fnmatch_lines([f"*{expected}*"])
+
+
+@pytest.mark.parametrize(
+    ("broken", "expected"),
+    [
+        ("[servers.x\n", "*perfgate.toml: not valid TOML*line*"),
+        ("[server.x]\n", "*unknown table [[]server[]]*did you mean*servers*"),
+        ("[servers.x]\nmodle = 1\n", "*[[]servers.x[]]*'modle'*did you mean 'model'*"),
+        (
+            "[workloads.x]\ninput_len = -1\noutput_len = 1\nconcurrency = 1\nnum_prompts = 1\n",
+            "*[[]workloads.x[]]*input_len*-1*",
+        ),
+        ("[servers.x]\nextends = 'y'\n", "*[[]x[]]*extends*unknown server*"),
+    ],
+)
+def test_toml_mistake_names_file_table_and_key(project, broken, expected):
+    """A mistake in perfgate.toml is reported with file, table and key."""
+    file = project.path / "perfgate.toml"
+    file.write_text(file.read_text() + "\n" + broken)
+    names = (
+        ("--server", "fake", "--workload", "x")
+        if "workloads" in broken
+        else ("--server", "x", "--workload", "quick")
+    )
+    pytest.LineMatcher([project.refused(*names)]).fnmatch_lines([expected])
+
+
+def test_workloads_of_a_server_share_its_boots(project):
+    """Two workloads on one server take three boots, not six."""
+    result = project.pytest("--new-baselines", "--workload", "quick", "--workload", "single")
+    result.assert_outcomes(skipped=2)
+    measurements = project.session()["measurements"]
+    boots = {boot["id"] for measurement in measurements for boot in measurement["boots"]}
+    assert len(measurements) == 2
+    assert len(boots) == 3
+
+
+def test_only_selected_cells_are_measured(project):
+    """A cell that -k deselects costs no load."""
+    project.pytest("--new-baselines", "--workload", "quick", "--workload", "single", "-k", "single")
+    (measurement,) = project.session()["measurements"]
+    assert measurement["cell"]["workload"] == "single"
+
+
+def test_env_reaches_the_server_and_the_results_mask_secrets(project):
+    """--env sets a variable of the server; a token given this way appears in no file and not on the screen."""
+    result = project.pytest("--env", "HF_TOKEN=hf_canary12345", "--env", "COLOUR=blue", "--replicates", "1")
+    text = (project.path / ".perfgate").rglob("*")
+    written = "".join(file.read_bytes().decode(errors="replace") for file in text if file.is_file())
+    assert "canary12345" not in written + result.stdout.str() + result.stderr.str()
+    (measurement,) = project.session()["measurements"]
+    assert measurement["server"]["env"]["COLOUR"] == "blue"
+
+
+def test_results_go_where_asked(project):
+    """--perfgate-results names the folder of the session's file."""
+    project.pytest("--replicates", "1", "--perfgate-results", "out")
+    (file,) = (project.path / "out").glob("*.json")
+    assert json.loads(file.read_text())["schema"] == 1
+
+
+def test_baselines_folder_is_an_option(project):
+    """--baselines names the folder that is written and read."""
+    project.pytest("--new-baselines", "--replicates", "2", "--baselines", "kept").assert_outcomes(skipped=1)
+    assert (project.path / "kept/cpu/fake-model/fake/quick.json").is_file()
+
+
+def test_junit_properties_carry_the_verdict(recorded):
+    """The JUnit file has verdict, change and interval as properties of the test."""
+    recorded.pytest("--junit-xml", "junit.xml", "--vllm-arg=--fake-tpot-ms=6")
+    case = ET.parse(recorded.path / "junit.xml").getroot().find(".//testcase")
+    properties = {entry.get("name"): entry.get("value") for entry in case.iter("property")}
+    assert properties["perfgate.verdict"] == "REGRESSION"
+    assert float(properties["perfgate.mean_tpot_ms.change"]) > 1.0
+
+
+def test_other_gpu_skips_and_fails_when_required(project):
+    """Without the GPU asked for, serving tests skip; under --require-gpu they fail."""
+    arguments = ("--gpu", "h100", "--server", "fake", "--model", "fake-model", "--workload", "quick")
+    result = project.pytest(*arguments, "-rs")
+    result.assert_outcomes(skipped=1)
+    result.stdout.fnmatch_lines(["*needs a h100, this machine has no GPU*"])
+    project.pytest(*arguments, "--require-gpu").assert_outcomes(failed=1)
+
+
+@pytest.mark.xfail(
+    reason="known: workers do not get the group suffix yet, so a server can boot on two of them", strict=False
+)
+def test_xdist_keeps_a_server_on_one_worker_and_shows_one_table(project):
+    """With -n 2 two servers are measured, each by one worker, and the controller has all verdicts and measurements."""
+    arguments = ("--server", "fake", "--server", "slow", "--workload", "quick", "--workload", "single")
+    result = project.pytest("--new-baselines", "-n", "2", "--replicates", "2", *arguments)
+    result.assert_outcomes(skipped=4)
+    session = project.session()
+    assert [verdict["outcome"] for verdict in session["verdicts"]] == ["RECORDED"] * 4
+    assert len(session["measurements"]) == 4
+    for server in ("fake", "slow"):
+        boots = {
+            b["id"] for m in session["measurements"] if m["cell"]["server"] == server for b in m["boots"]
+        }
+        assert len(boots) == 2
+    result.stdout.fnmatch_lines(["*perfgate*", "*results: *"])
+
+
+def test_xdist_regression_fails(recorded):
+    """A regression found by an xdist worker fails the session like any other."""
+    result = recorded.pytest("-n", "1", "--vllm-arg=--fake-tpot-ms=6")
+    result.assert_outcomes(failed=1)
+    assert recorded.session()["verdicts"][0]["outcome"] == "REGRESSION"
+
+
+def test_plain_pytest_boots_nothing(project):
+    """Options and hooks cost nothing where no test asks for a server."""
+    (project.path / "tests/test_other.py").write_text("def test_one():\n    assert True\n")
+    result = project.pytester.runpytest_subprocess("tests/test_other.py")
+    result.assert_outcomes(passed=1)
+    assert not (project.path / ".perfgate").exists()

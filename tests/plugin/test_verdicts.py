@@ -1,0 +1,185 @@
+"""From the command line to the exit status, on a fake vLLM whose truth is known."""
+
+import json
+
+
+def test_without_baseline_fails_and_says_how_to_record(project):
+    """A cell without a baseline fails, and the message names the option that records one."""
+    result = project.pytest()
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*NO_BASELINE*", "*--new-baselines*"])
+    assert not project.baseline().exists()
+
+
+def test_recording_is_not_a_pass(project):
+    """--new-baselines records, and the test is skipped: nothing was judged."""
+    result = project.pytest("--new-baselines")
+    result.assert_outcomes(skipped=1)
+    result.stdout.fnmatch_lines(["*baseline recorded in*"])
+    assert len(json.loads(project.baseline().read_text())["boots"]) == 3
+
+
+def test_unchanged_server_does_not_fail(recorded):
+    """The same server against its own baseline is no regression."""
+    result = recorded.pytest()
+    assert result.parseoutcomes().get("failed", 0) == 0
+    assert recorded.session()["verdicts"][0]["outcome"] in ("PASS", "INCONCLUSIVE")
+
+
+def test_slower_server_is_a_regression(recorded):
+    """A TPOT three times as long fails with REGRESSION, naming metric, sizes and interval."""
+    result = recorded.pytest("--vllm-arg=--fake-tpot-ms=6")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*mean TPOT*ms*ms*%*REGRESSION*"])
+    result.stdout.fnmatch_lines(["*--fake-tpot-ms=6*"])
+    (verdict,) = recorded.session()["verdicts"]
+    (tpot,) = [metric for metric in verdict["metrics"] if metric["metric"] == "mean_tpot_ms"]
+    assert tpot["lower"] > 1.0
+
+
+def test_fewer_slots_are_a_regression_at_concurrency_four(recorded):
+    """--max-num-seqs=1 makes four streams wait for each other: REGRESSION."""
+    result = recorded.pytest("--vllm-arg=--max-num-seqs=1")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*output tok/s*REGRESSION*"])
+
+
+def test_faster_server_is_an_improvement(recorded):
+    """A shorter TPOT passes as IMPROVEMENT, with the hint to keep it."""
+    result = recorded.pytest("--vllm-arg=--fake-tpot-ms=0.5")
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["*IMPROVEMENT*"])
+
+
+def test_changed_settings_never_become_a_baseline(project):
+    """--new-baselines with --vllm-arg is refused before anything boots."""
+    assert "cannot be recorded with --max-num-seqs=1" in project.refused(
+        "--new-baselines", "--vllm-arg=--max-num-seqs=1"
+    )
+    assert not (project.path / ".perfgate").exists()
+
+
+def test_short_outputs_are_invalid_not_fast(recorded):
+    """A server that leaves tokens away is INVALID, not faster."""
+    result = recorded.pytest("--vllm-arg=--fake-short-output=1")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*INVALID*", "*39 output tokens where 40*"])
+    (measurement,) = recorded.session()["measurements"]
+    assert all(run["invalid"] and not run["metrics"] for boot in measurement["boots"] for run in boot["runs"])
+
+
+def test_invalid_runs_never_become_a_baseline(project):
+    """--new-baselines records nothing from a server whose answers are not what was asked for."""
+    result = project.pytest("--new-baselines", "--server", "short")
+    result.assert_outcomes(failed=1)
+    assert not project.baseline("short").exists()
+
+
+def test_boot_failure_is_the_failure_of_its_cells(recorded):
+    """A server that does not boot fails its test with the tail of its log, and the session still writes results."""
+    result = recorded.pytest("--vllm-arg=--no-such-flag")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*unrecognized arguments: --no-such-flag*"])
+    assert recorded.session()["verdicts"][0]["outcome"] == "INVALID"
+
+
+def test_update_replaces_and_says_so(recorded):
+    """--update-baselines replaces the stored file and reports against the old one."""
+    before = recorded.baseline().read_bytes()
+    result = recorded.pytest("--update-baselines", "--baseline-note", "new driver")
+    result.assert_outcomes(skipped=1)
+    after = json.loads(recorded.baseline().read_text())
+    assert recorded.baseline().read_bytes() != before
+    assert after["provenance"]["notes"] == ["new driver"]
+
+
+def test_new_baselines_never_change_one(recorded):
+    """--new-baselines leaves an existing baseline as it is, and judges."""
+    before = recorded.baseline().read_bytes()
+    recorded.pytest("--new-baselines")
+    assert recorded.baseline().read_bytes() == before
+    assert recorded.session()["verdicts"][0]["baseline_file"]
+
+
+def test_without_noise_model_a_slowdown_is_inconclusive(recorded):
+    """Without a noise model the gate can only pass or be inconclusive, and says what to record."""
+    (recorded.baseline().parents[2] / "noise.json").unlink()
+    result = recorded.pytest("--vllm-arg=--fake-tpot-ms=6", "--replicates", "2")
+    result.assert_outcomes(skipped=1)
+    result.stdout.fnmatch_lines(["*INCONCLUSIVE*", "*perfgate noise fit*"])
+    recorded.pytest("--vllm-arg=--fake-tpot-ms=6", "--replicates", "2", "--strict-verdicts").assert_outcomes(
+        failed=1
+    )
+
+
+def test_a_regression_rests_on_fresh_interleaved_pairs(recorded):
+    """What the screen suspects is confirmed on boots of both sides that the screen did not use, and the plan is printed first."""
+    result = recorded.pytest("--vllm-arg=--fake-tpot-ms=6")
+    result.stdout.fnmatch_lines(["*confirming fake: 3 interleaved pairs, 6 boots*"])
+    screen, old, new = recorded.session()["measurements"]
+    ids = [{boot["id"] for boot in measurement["boots"]} for measurement in (screen, old, new)]
+    assert [len(found) for found in ids] == [3, 3, 3]
+    assert not ids[0] & (ids[1] | ids[2])
+    assert "fake-tpot-ms" not in old["server"]["args"]
+    assert new["server"]["args"]["fake-tpot-ms"] == 6
+    order = sorted((boot["started"], side) for side, m in (("A", old), ("B", new)) for boot in m["boots"])
+    assert "".join(side for _, side in order) == "ABBAAB"
+
+
+def test_no_time_to_confirm_stays_suspect(recorded):
+    """With --max-minutes too small for one pair nothing is convicted: SUSPECT, skipped, failing only when strict."""
+    arguments = ("--vllm-arg=--fake-tpot-ms=6", "--max-minutes", "0.001")
+    result = recorded.pytest(*arguments)
+    result.assert_outcomes(skipped=1)
+    assert recorded.session()["verdicts"][0]["outcome"] == "SUSPECT"
+    recorded.pytest(*arguments, "--strict-verdicts").assert_outcomes(failed=1)
+
+
+def test_other_software_is_judged_by_looks(recorded):
+    """When the baseline's software is gone, growing fresh data against the stored baseline decides, never the screen's."""
+    data = json.loads(recorded.baseline().read_text())
+    data["fingerprint"]["vllm"] = "0.0.0-gone"
+    recorded.baseline().write_text(json.dumps(data))
+    result = recorded.pytest("--vllm-arg=--fake-tpot-ms=6")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*cannot be confirmed by A/B*vllm was 0.0.0-gone*", "*REGRESSION*"])
+
+
+def test_ab_against_another_server_needs_no_baseline(project):
+    """--against-server interleaves two flag sets and judges them without anything stored."""
+    result = project.pytest("--server", "slow", "--against-server", "fake")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*mean TPOT*REGRESSION*"])
+    assert not (project.path / ".perfgate/baselines").exists()
+
+
+def test_ab_of_a_server_with_itself_is_no_regression(project):
+    """--against-server with the same entry on both sides does not fail."""
+    result = project.pytest("--against-server", "fake")
+    assert result.parseoutcomes().get("failed", 0) == 0
+
+
+def test_ab_against_a_missing_python_is_a_message(project):
+    """--against with a path that does not exist fails with what to give, and boots nothing."""
+    result = project.pytest("--against", "/no/such/python")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*/no/such/python: no such file*"])
+    assert not list((project.path / ".perfgate").rglob("*.log"))
+
+
+def test_other_workload_is_not_compared(recorded):
+    """A baseline of another workload definition is INCOMPARABLE, never judged."""
+    toml = recorded.path / "perfgate.toml"
+    toml.write_text(toml.read_text().replace("output_len = 40", "output_len = 20"))
+    result = recorded.pytest()
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*INCOMPARABLE*"])
+
+
+def test_corrupt_baseline_fails_with_file_field_and_remedy(recorded):
+    """A broken baseline file is an error that names file and field, and the file is left as it is."""
+    recorded.baseline().write_text('{"schema": 1}')
+    result = recorded.pytest()
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*quick.json*", "*$.provenance is missing*"])
+    assert recorded.baseline().read_text() == '{"schema": 1}'

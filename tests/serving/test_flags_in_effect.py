@@ -1,0 +1,13 @@
+"""Is it really running what was asked for? Decided before any load is spent."""
+
+import pytest
+
+pytestmark = pytest.mark.serving
+
+
+def test_every_flag_is_in_effect(server, server_target, suite):
+    """No flag or variable of the server was overridden or ignored, unless its entry accepts that with a reason."""
+    harmful = [report for report in server.flags_in_effect() if report.harmful]
+    if harmful:
+        suite.refuse(server_target.cell.server, f"not what was asked for: {'; '.join(map(str, harmful))}")
+        pytest.fail("\n".join(map(str, harmful)), pytrace=False)
