@@ -169,14 +169,10 @@ def pytest_configure(config: pytest.Config) -> None:
     _check_options(config)
     config.stash[VERDICTS] = []
     config.stash[MEASUREMENTS] = []
-    config.pluginmanager.register(Grouping(), "perfgate-grouping")
     config.pluginmanager.register(Collector(config.stash[VERDICTS]), "perfgate-collector")
     if any(str(argument).startswith(SHIPPED_SUITE) for argument in config.invocation_params.args):
         for module in ("serving", "kernels"):
             config.pluginmanager.import_plugin(f"{SHIPPED_SUITE}.fixtures.{module}")
-    # A server is booted once for all its tests, so all of them must run in one worker.
-    if getattr(config.option, "dist", "no") == "load":
-        config.option.dist = "loadgroup"
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -195,18 +191,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "server_target" in wanted:
         firsts = list({target.cell.server: target for target in reversed(targets)}.values())[::-1]
         metafunc.parametrize("server_target", firsts, ids=_server_id, scope="session")
-
-
-class Grouping:
-    """Keeps the tests of a server in one xdist worker: marked before xdist reads the marks."""
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """Marks each test with its server."""
-        for item in items:
-            target = _target(item)
-            if target is not None:
-                item.add_marker(pytest.mark.xdist_group(f"server-{target.cell.server}"))
 
 
 @pytest.hookimpl(trylast=True)
@@ -266,6 +250,14 @@ class Collector:
             from perfgate.records import CellVerdict
 
             self._verdicts.extend(CellVerdict.model_validate(data, strict=False) for data in found)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any | None:
+    """All tests of a server go to one worker."""
+    from perfgate.pytest_xdist import scheduler
+
+    return scheduler(config, log)
 
 
 @pytest.hookimpl(optionalhook=True)

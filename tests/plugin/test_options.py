@@ -108,9 +108,6 @@ def test_other_gpu_skips_and_fails_when_required(project):
     project.pytest(*arguments, "--require-gpu").assert_outcomes(failed=1)
 
 
-@pytest.mark.xfail(
-    reason="known: workers do not get the group suffix yet, so a server can boot on two of them", strict=False
-)
 def test_xdist_keeps_a_server_on_one_worker_and_shows_one_table(project):
     """With -n 2 two servers are measured, each by one worker, and the controller has all verdicts and measurements."""
     arguments = ("--server", "fake", "--server", "slow", "--workload", "quick", "--workload", "single")
