@@ -356,10 +356,15 @@ run_load(
 def test_interrupt_closes_every_connection(load, scripted):
     """Ctrl-C ends the run at once with KeyboardInterrupt, and neither side has a connection left."""
     before = sockets()
+    # A process started in the background by a script ignores SIGINT, and Python then leaves it so.
+    kept = signal.signal(signal.SIGINT, signal.default_int_handler)
     threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
     begun = time.monotonic()
-    with pytest.raises(KeyboardInterrupt):
-        load(script={"fault": "stall"})
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            load(script={"fault": "stall"})
+    finally:
+        signal.signal(signal.SIGINT, kept)
     assert time.monotonic() - begun < 5
     assert sockets() == before
     assert scripted.truth()["open"] == 0
