@@ -132,6 +132,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     add("--max-minutes", type=float, metavar="N", help="bound on the confirmation or A/B of each server")
     add("--strict-verdicts", action="store_true", help="INCONCLUSIVE fails instead of being skipped")
+    add("--strict-claims", action="store_true", help="a claim that does not hold here fails")
     add("--require-gpu", action="store_true", help="a missing GPU fails instead of skipping")
     add(
         "--vllm-source",
@@ -171,7 +172,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[MEASUREMENTS] = []
     config.pluginmanager.register(Collector(config.stash[VERDICTS]), "perfgate-collector")
     if any(str(argument).startswith(SHIPPED_SUITE) for argument in config.invocation_params.args):
-        for module in ("serving", "kernels"):
+        for module in ("serving", "kernels", "claims"):
             config.pluginmanager.import_plugin(f"{SHIPPED_SUITE}.fixtures.{module}")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import getpass
 import math
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -87,6 +87,7 @@ class Suite:
         """Told what a person must see: plans before they start, warnings."""
         self._planned: tuple[Target, ...] | None = None
         self._made: dict[str, _Made] = {}
+        self._kept: list[Measurement] = []
         self._refused: dict[str, str] = {}
         self._confirmations = 0
         self._lab: Lab | None = None
@@ -401,9 +402,14 @@ class Suite:
             max_minutes=self.options.max_minutes or math.inf,
         )
 
+    def keep(self, measurements: Iterable[Measurement]) -> None:
+        """Takes measurements that no gate made (claims, sweeps) into the session's results."""
+        self._kept.extend(measurements)
+
     def measurements(self) -> tuple[Measurement, ...]:
         """Everything measured so far."""
-        return tuple(measurement for made in self._made.values() for measurement in made.measurements)
+        judged = (measurement for made in self._made.values() for measurement in made.measurements)
+        return (*judged, *self._kept)
 
     def fit_noise(self, results: Path) -> None:
         """Fits this machine's noise model from all its sessions, after baselines were recorded.

@@ -1,0 +1,317 @@
+"""A claim about flags as data, and what measurements say about it.
+
+A claim names two servers (or one server and its changed settings), workloads, and for some metrics the band in which new / old − 1 must
+lie. It *holds*, *does not hold* or is *undecidable* here, see `perfgate.statistics.band`. A claim "no effect while the KV cache is not
+tight" also needs the server's counters to say that it was not. A claim about what a flag becomes needs one boot and no load.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from perfgate.diagnosis import server_view
+from perfgate.metrics import METRICS
+from perfgate.noise import NoiseModel
+from perfgate.records import BootRecord, Finite, Measurement, Name, NonNegative, Record
+from perfgate.server.flags import Effect, FlagReport
+from perfgate.server.spec import Value, flag_name, normal_args
+from perfgate.statistics.band import Answer, Band, judge_band, together
+from perfgate.statistics.interval import Prior, compare
+from perfgate.verdict import boot_means, geometric_mean
+
+ALPHA = 0.05
+"""Error of one claim: with k metrics each interval has confidence 1 − 0.05/k."""
+TIGHT = 0.95
+"""Largest share of the KV cache in use from which it counts as tight, as do preemptions."""
+
+
+class Side(Record):
+    """One side of a claim: a server entry, with settings on top."""
+
+    server: Name
+    args: dict[str, Value] = {}
+    """Flags on top of the entry's; false is ``--no-x``."""
+    env: dict[str, str] = {}
+
+    @field_validator("args")
+    @classmethod
+    def _flags(cls, args: dict[str, Value]) -> dict[str, Value]:
+        normal_args(args)
+        if any(isinstance(value, list) for value in args.values()):
+            raise ValueError("a flag with several values needs a server entry of its own")
+        return {flag_name(name): value for name, value in args.items()}
+
+
+class Expected(Record):
+    """What a claim says about one metric under one workload. Changes are new / old − 1: −0.1 is ten per cent less."""
+
+    workload: Name
+    metric: str
+    least: Finite | None = None
+    """The change is at least this."""
+    most: Finite | None = None
+    """The change is at most this."""
+    measured: Finite | None = None
+    """The change that the source of the claim measured; shown, never judged."""
+
+    @field_validator("metric")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in METRICS:
+            raise ValueError(f"unknown metric {name!r}")
+        return name
+
+    @model_validator(mode="after")
+    def _claims_something(self) -> Expected:
+        _ = self.band
+        return self
+
+    @property
+    def band(self) -> Band:
+        """Both ends."""
+        return Band(
+            least=-1.0 if self.least is None else self.least,
+            most=math.inf if self.most is None else self.most,
+        )
+
+
+class ClaimSpec(Record):
+    """One entry of ``claims.toml``."""
+
+    name: Name
+    text: str = Field(min_length=1)
+    """The claim in one sentence."""
+    source: str = ""
+    """Where it comes from."""
+    gpus: tuple[str, ...] = ()
+    """The GPU entries that can carry it; empty for any."""
+    model: Name | None = None
+    """Model entry; the server's or the GPU's own where not given."""
+    old: Side | None = None
+    new: Side
+    expect: tuple[Expected, ...] = ()
+    while_kv_is_not_tight: bool = False
+    """The claim only speaks of servers without preemptions and with room in the KV cache, by their own counters."""
+    runs_as: dict[str, Value] = {}
+    """Flag → the value that really runs on the new side, whatever was asked for."""
+    pairs: int | None = Field(default=None, ge=2)
+    """Interleaved pairs of boots; the GPU's own number where not given."""
+
+    @field_validator("gpus", "expect", mode="before")
+    @classmethod
+    def _tuple(cls, value: Any) -> Any:
+        return tuple(value) if isinstance(value, list) else value
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> ClaimSpec:
+        if bool(self.expect) == bool(self.runs_as):
+            raise ValueError("a claim has either expect (an A/B) or runs_as (what a flag becomes)")
+        if self.expect and self.old is None:
+            raise ValueError("a claim with expect needs an old side to compare with")
+        keys = [(one.workload, one.metric) for one in self.expect]
+        if len(set(keys)) != len(keys):
+            raise ValueError("each metric of a workload is claimed about once")
+        return self
+
+    @property
+    def workloads(self) -> tuple[str, ...]:
+        """The workloads it is about, each once."""
+        return tuple(dict.fromkeys(one.workload for one in self.expect))
+
+    @property
+    def needs_gpu(self) -> bool:
+        """Whether only machines with a GPU can carry it."""
+        return bool(self.gpus) and "cpu" not in self.gpus
+
+
+class Part(Record):
+    """What was found for one metric of a claim."""
+
+    workload: str
+    metric: str
+    answer: Answer
+    old: NonNegative | None = None
+    new: NonNegative | None = None
+    change: Finite | None = None
+    lower: Finite | None = None
+    """Of the interval; None where there is no finite one, and likewise for the other numbers."""
+    upper: Finite | None = None
+    confidence: float
+    least: Finite | None = None
+    most: Finite | None = None
+    measured: Finite | None = None
+    """What the source of the claim measured."""
+    smallest_detectable: Finite | None = None
+    boots: int = 0
+    borrowed: bool = False
+    """Whether a noise model lent its variance."""
+
+
+class ClaimFinding(Record):
+    """What was found for one claim."""
+
+    claim: Name
+    text: str
+    source: str = ""
+    gpu: Name
+    answer: Answer
+    reason: str
+    parts: tuple[Part, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+Kv = Literal["roomy", "tight", "unknown"]
+
+
+def judge_claim(
+    claim: ClaimSpec,
+    old: Mapping[str, Measurement],
+    new: Mapping[str, Measurement],
+    *,
+    gpu: str,
+    noise: NoiseModel | None = None,
+) -> ClaimFinding:
+    """Holds the measurements of both sides against the claim's bands.
+
+    Args:
+        claim: with `ClaimSpec.expect`.
+        old: by workload name; interleaved with the new side.
+        new: likewise.
+        gpu: the entry that it was measured on.
+        noise: lends its variance where it is of the same hardware; Welch's comparison without one.
+    """
+    confidence = 1 - ALPHA / len(claim.expect)
+    parts = tuple(_part(one, old[one.workload], new[one.workload], noise, confidence) for one in claim.expect)
+    answer, reason = together(part.answer for part in parts), ""
+    notes: tuple[str, ...] = ()
+    if claim.while_kv_is_not_tight:
+        state, notes = kv_state([boot for side in (old, new) for one in side.values() for boot in one.boots])
+        if state != "roomy":
+            answer = Answer.UNDECIDABLE
+            reason = (
+                "the KV cache was tight, of which the claim does not speak"
+                if state == "tight"
+                else "the server does not say how full its KV cache was"
+            )
+    return ClaimFinding(
+        claim=claim.name,
+        text=claim.text,
+        source=claim.source,
+        gpu=gpu,
+        answer=answer,
+        reason=reason or "; ".join(describe(part) for part in parts if part.answer is answer),
+        parts=parts,
+        notes=notes,
+    )
+
+
+def judge_flags(claim: ClaimSpec, reports: Sequence[FlagReport], *, gpu: str) -> ClaimFinding:
+    """Compares what really runs with what the claim says becomes of a flag.
+
+    Args:
+        claim: with `ClaimSpec.runs_as`.
+        reports: of the new side's server.
+        gpu: the entry that it was seen on.
+    """
+    by_name = {report.name.removeprefix("--"): report for report in reports}
+    answers, said = [], []
+    for flag, value in claim.runs_as.items():
+        report = by_name.get(flag_name(flag))
+        running = _running(report)
+        if report is None or running is None:
+            answers.append(Answer.UNDECIDABLE)
+            said.append(f"nothing says what --{flag} runs as")
+            continue
+        answers.append(Answer.HOLDS if str(running) == str(value) else Answer.DOES_NOT_HOLD)
+        said.append(f"--{flag}: asked for {report.asked}, {running} runs")
+    return ClaimFinding(
+        claim=claim.name,
+        text=claim.text,
+        source=claim.source,
+        gpu=gpu,
+        answer=together(answers),
+        reason="; ".join(said),
+    )
+
+
+def kv_state(boots: Sequence[BootRecord]) -> tuple[Kv, tuple[str, ...]]:
+    """Whether the KV cache had room in all runs, and the numbers in words."""
+    view = server_view(boots)
+    if view.kv_peak is None or view.preemptions is None:
+        return "unknown", ()
+    said = f"KV cache at most {view.kv_peak:.0%} full, {view.preemptions:.0f} preemptions"
+    return ("tight" if view.preemptions > 0 or view.kv_peak >= TIGHT else "roomy"), (said,)
+
+
+def describe(part: Part) -> str:
+    """A part's finding in words."""
+    label = f"{METRICS[part.metric].label} under {part.workload}"
+    if part.change is None:
+        return f"{label}: not measured on both sides"
+    if part.lower is None or part.upper is None:
+        return f"{label} {part.change:+.1%}, without an interval ({part.boots} boots a side)"
+    return f"{label} {part.change:+.1%} ({part.lower:+.1%} to {part.upper:+.1%}), claimed {band_words(part)}"
+
+
+def band_words(part: Part | Expected) -> str:
+    """The claimed band in words."""
+    if part.least is None:
+        return f"at most {part.most:+.0%}"
+    if part.most is None:
+        return f"at least {part.least:+.0%}"
+    return f"{part.least:+.0%} to {part.most:+.0%}"
+
+
+def _part(
+    one: Expected, old: Measurement, new: Measurement, noise: NoiseModel | None, confidence: float
+) -> Part:
+    before, after = old.replicates(one.metric), new.replicates(one.metric)
+    prior = _prior(one.metric, new, noise, runs=min(map(len, (*before, *after)), default=1))
+    difference = compare(
+        boot_means(before),
+        boot_means(after),
+        prior=prior,
+        winsor_width=2.5 if prior is not None else None,
+    )
+    found = judge_band(difference, one.band, confidence=confidence)
+    known = math.isfinite(found.lower) and math.isfinite(found.upper) and found.lower > -1
+    return Part(
+        workload=one.workload,
+        metric=one.metric,
+        answer=found.answer,
+        old=geometric_mean(before),
+        new=geometric_mean(after),
+        change=_finite(found.change),
+        lower=found.lower if known else None,
+        upper=found.upper if known else None,
+        confidence=confidence,
+        least=one.least,
+        most=one.most,
+        measured=one.measured,
+        smallest_detectable=_finite(found.smallest_detectable),
+        boots=min(difference.base_size, difference.new_size),
+        borrowed=prior is not None,
+    )
+
+
+def _prior(metric: str, measurement: Measurement, noise: NoiseModel | None, *, runs: int) -> Prior | None:
+    if noise is None or tuple(noise.hardware) != measurement.fingerprint.hardware():
+        return None
+    found = noise.find(metric, measurement.workload)
+    return found.prior(max(runs, 1)) if found is not None else None
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _running(report: FlagReport | None) -> str | None:
+    if report is None or report.effect is Effect.UNKNOWN:
+        return None
+    return (
+        report.running if report.running is not None or report.effect is not Effect.HONOURED else report.asked
+    )
