@@ -18,8 +18,9 @@ from typing import Any
 import pytest
 
 from fixtures.kernels import KernelSuite
+from perfgate.autotune.agreement import agreement
 from perfgate.autotune.batches import Batch
-from perfgate.autotune.coverage import Question, cell
+from perfgate.autotune.coverage import Question, cell, emulated
 from perfgate.autotune.eventlog import VARIABLE
 from perfgate.autotune.events import Event, describe, late_events, read_events
 from perfgate.autotune.process import ON_DEVICE, ask
@@ -27,7 +28,8 @@ from perfgate.autotune.replay import Cell
 from perfgate.errors import PerfgateError
 from perfgate.pytest_plugin import missing_gpu
 
-pytestmark = [pytest.mark.kernels, pytest.mark.gpu]
+# What PyTorch and vLLM warn about in this process is not ours to fix.
+pytestmark = [pytest.mark.kernels, pytest.mark.gpu, pytest.mark.filterwarnings("default")]
 
 TIMEOUT_S = 900.0
 LENGTHS = ([20], [46], [64], [100, 200], [1, 16, 33, 65])
@@ -65,8 +67,18 @@ def gpu_here(request: pytest.FixtureRequest) -> None:
 
 
 @pytest.fixture(scope="module")
+def caches(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Where Triton and vLLM keep what they compile and tune: empty at first, filled by the cold start."""
+    folder = tmp_path_factory.mktemp("caches")
+    return {"TRITON_CACHE_DIR": str(folder / "triton"), "VLLM_CACHE_ROOT": str(folder / "vllm")}
+
+
+@pytest.fixture(scope="module")
 def cold_start(
-    gpu_here: None, kernel_suite: KernelSuite, tmp_path_factory: pytest.TempPathFactory
+    gpu_here: None,
+    kernel_suite: KernelSuite,
+    caches: dict[str, str],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> OnDevice:
     """Warm-up and serving of the real layer in a fresh process with fresh caches."""
     path = tmp_path_factory.mktemp("events") / "events.jsonl"
@@ -76,9 +88,11 @@ def cold_start(
             vllm_source=kernel_suite.source,
             timeout_s=TIMEOUT_S,
             entry=ON_DEVICE,
-            environment={VARIABLE: str(path)},
+            environment={VARIABLE: str(path), **caches},
         )
-        return OnDevice(answer=answer, events=read_events(path))
+        # The correctness check that follows serving calls the kernels by itself, with shapes of its own.
+        served = [event for event in read_events(path) if event.time <= answer["served_at"]]
+        return OnDevice(answer=answer, events=tuple(served))
     except PerfgateError as error:
         pytest.fail(str(error), pytrace=False)
 
@@ -87,6 +101,18 @@ def test_nothing_is_tuned_after_warm_up(cold_start: OnDevice) -> None:
     """Prefills of 20 and 46 tokens, and every other length class, meet no autotune event."""
     late = [event for event in late_events(cold_start.events) if event.kind == "autotune"]
     assert not late, describe(late)
+
+
+def test_the_dry_run_agrees_key_by_key(
+    cold_start: OnDevice, kernel_suite: KernelSuite, record_property: Callable[[str, object], None]
+) -> None:
+    """What the emulated GPU says of this vLLM is what the real one does: the same autotune keys, the same kernels compiled late."""
+    request = {"gpu": emulated(kernel_suite.gpu), "cells": [_cell(kernel_suite)]}
+    (replayed,) = ask(request, vllm_source=kernel_suite.source, timeout_s=TIMEOUT_S)["cells"]
+    assert "error" not in replayed, replayed["error"]
+    found = agreement(replayed, cold_start.events)
+    record_property("agreement", found.text())
+    assert found.complete, found.text()
 
 
 def test_warm_up_tunes(cold_start: OnDevice) -> None:
@@ -160,11 +186,9 @@ class CudaClock:
 
 
 @pytest.fixture(scope="module")
-def device_layer(gpu_here: None, kernel_suite: KernelSuite, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The layer in this process, warmed up, for timing."""
-    caches = tmp_path_factory.mktemp("caches")
-    os.environ.setdefault("TRITON_CACHE_DIR", str(caches / "triton"))
-    os.environ.setdefault("VLLM_CACHE_ROOT", str(caches / "vllm"))
+def device_layer(cold_start: OnDevice, kernel_suite: KernelSuite, caches: dict[str, str]) -> Any:
+    """The layer in this process, warmed up from what the cold start left, for timing."""
+    os.environ.update(caches)
     if kernel_suite.source is not None:
         sys.path.insert(0, str(Path(kernel_suite.source)))
     device: Any = importlib.import_module("perfgate.autotune.device")

@@ -168,7 +168,9 @@ def main(request_file: str, answer_file: str) -> int:
         subject.serve(batch)
         torch.cuda.synchronize()
     steps["free_after_serving"] = free()
+    served_at = time.time()
     answer = {
+        "served_at": served_at,
         "gpu": torch.cuda.get_device_name(),
         "vllm": str(importlib.import_module("vllm").__version__),
         "triton": str(importlib.import_module("triton").__version__),
