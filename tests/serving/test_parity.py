@@ -21,7 +21,9 @@ from perfgate.workload import WorkloadSpec, make_prompts
 
 pytestmark = [pytest.mark.parity, pytest.mark.e2e, pytest.mark.stage("after_load")]
 
-WORKLOAD = WorkloadSpec(name="parity", input_len=128, output_len=48, concurrency=4, num_prompts=24)
+ON_CPU = (4,)
+ON_GPU = (16, 256)
+"""Concurrencies; at 256 a client that is too slow shows."""
 METRICS = (
     "output_throughput",
     "request_throughput",
@@ -41,9 +43,20 @@ FLOOR = 0.01
 """A hundredth is no disagreement: a read is stamped before its JSON is parsed here, and after it there."""
 
 
+def workload(concurrency: int) -> WorkloadSpec:
+    """A few waves of short requests."""
+    return WorkloadSpec(
+        name="parity",
+        input_len=128,
+        output_len=48,
+        concurrency=concurrency,
+        num_prompts=concurrency * (6 if concurrency < 100 else 4),
+    )
+
+
 @pytest.fixture
-def bench(server, server_target, suite, tmp_path) -> Iterator[Callable[[int], dict]]:
-    """Runs ``vllm bench serve`` once with a seed and gives its result."""
+def bench(server, server_target, suite, tmp_path) -> Iterator[Callable[[WorkloadSpec, int], dict]]:
+    """Runs ``vllm bench serve`` once with a workload and a seed and gives its result."""
     python = server.spec.launcher.python if isinstance(server.spec.launcher, LocalLauncher) else None
     model = model_reference(server_target.model, suite.options.root)
     log = (tmp_path / "bench.log").open("w")
@@ -59,7 +72,7 @@ def bench(server, server_target, suite, tmp_path) -> Iterator[Callable[[int], di
         answer = process.stdout.readline().strip()  # ends at once if the process does
         assert answer == word, f"vllm bench serve: {(tmp_path / 'bench.log').read_text()[-3000:]}"
 
-    def run(seed: int) -> dict:
+    def run(asked: WorkloadSpec, seed: int) -> dict:
         file = tmp_path / f"bench-{seed}.json"
         arguments = {
             "backend": "openai",
@@ -68,10 +81,10 @@ def bench(server, server_target, suite, tmp_path) -> Iterator[Callable[[int], di
             "model": server.model,
             "tokenizer": model.path,
             "dataset-name": "random",
-            "random-input-len": WORKLOAD.input_len,
-            "random-output-len": WORKLOAD.output_len,
-            "num-prompts": WORKLOAD.num_prompts,
-            "max-concurrency": WORKLOAD.concurrency,
+            "random-input-len": asked.input_len,
+            "random-output-len": asked.output_len,
+            "num-prompts": asked.num_prompts,
+            "max-concurrency": asked.concurrency,
             "seed": seed,
             "temperature": 0,
             "ready-check-timeout-sec": 0,
@@ -97,14 +110,14 @@ def bench(server, server_target, suite, tmp_path) -> Iterator[Callable[[int], di
 
 
 @pytest.fixture
-def perfgate(server, server_target, suite) -> Callable[[int], dict]:
+def perfgate(server, server_target, suite) -> Callable[[WorkloadSpec, int], dict]:
     """Runs the same workload through perfgate."""
     words = vocabulary(model_reference(server_target.model, suite.options.root))
 
-    def run(seed: int) -> dict:
-        prompts = make_prompts(WORKLOAD, seed=seed, boot=server.boot_id, run=0, **words)
+    def run(asked: WorkloadSpec, seed: int) -> dict:
+        prompts = make_prompts(asked, seed=seed, boot=server.boot_id, run=0, **words)
         endpoint = Endpoint(url=server.url, model=server.model, headers=server.headers)
-        timings = run_load(endpoint, WORKLOAD, prompts=prompts.measured, seed=seed)
+        timings = run_load(endpoint, asked, prompts=prompts.measured, seed=seed)
         assert timings.ok.all(), timings.detail
         return {**summarise(timings), "total_output_tokens": int(timings.output_tokens.sum())}
 
@@ -113,38 +126,47 @@ def perfgate(server, server_target, suite) -> Callable[[int], dict]:
 
 def test_perfgate_and_vllm_bench_serve_agree_within_their_noise(perfgate, bench, server_target, capsys):
     """Token counts are equal; throughput, TTFT, TPOT and ITL differ by no more than two equal tools would on this machine."""
-    perfgate(0)
-    bench(1000)  # both have warmed up what they use
-    ours, theirs = [], []
-    for number in range(1, ROUNDS + 1):
-        ours.append(perfgate(2 * number))
-        theirs += [bench(1000 + 2 * number), bench(1001 + 2 * number)]
-        ours.append(perfgate(2 * number + 1))
-    tokens = WORKLOAD.num_prompts * WORKLOAD.output_len
-    assert {one["total_output_tokens"] for one in ours + theirs} == {tokens}
-    lines, disagreements, blind = [], [], []
-    for metric in METRICS:
-        one, other = (np.log([run[metric] for run in side]) for side in (ours, theirs))
-        runs = len(one)
-        difference = one.mean() - other.mean()
-        spread = math.sqrt((one.var(ddof=1) + other.var(ddof=1)) / 2)
-        allowed = max(FLOOR, stats.t.isf(LEVEL / 2, 2 * runs - 2) * spread * math.sqrt(2 / runs))
-        lines.append(
-            f"{metric:<22}{math.exp(one.mean()):>12.2f}{math.exp(other.mean()):>12.2f}{difference:>+12.1%}{spread:>10.1%}{allowed:>10.1%}"
-        )
-        if abs(difference) > allowed:
-            disagreements.append(metric)
-        elif allowed > BLIND and not metric.startswith("p99"):
-            blind.append(metric)
-    table = "\n".join(
-        [
-            f"\n{server_target.cell.server}, {len(ours)} runs each, interleaved; geometric means",
+    tables, disagreements, blind = [], [], []
+    for concurrency in ON_CPU if server_target.gpu.name == "cpu" else ON_GPU:
+        asked = workload(concurrency)
+        ours, theirs = interleaved(perfgate, bench, asked)
+        tokens = asked.num_prompts * asked.output_len
+        assert {one["total_output_tokens"] for one in ours + theirs} == {tokens}
+        lines = []
+        for metric in METRICS:
+            one, other = (np.log([run[metric] for run in side]) for side in (ours, theirs))
+            runs = len(one)
+            difference = one.mean() - other.mean()
+            spread = math.sqrt((one.var(ddof=1) + other.var(ddof=1)) / 2)
+            allowed = max(FLOOR, stats.t.isf(LEVEL / 2, 2 * runs - 2) * spread * math.sqrt(2 / runs))
+            lines.append(
+                f"{metric:<22}{math.exp(one.mean()):>12.2f}{math.exp(other.mean()):>12.2f}"
+                f"{difference:>+12.1%}{spread:>10.1%}{allowed:>10.1%}"
+            )
+            if abs(difference) > allowed:
+                disagreements.append(f"{metric} at concurrency {concurrency}")
+            elif allowed > BLIND and not metric.startswith("p99"):
+                blind.append(f"{metric} at concurrency {concurrency}")
+        tables += [
+            f"\n{server_target.cell.server}, concurrency {concurrency}, {len(ours)} runs each, interleaved; geometric means",
             f"{'metric':<22}{'perfgate':>12}{'bench serve':>12}{'difference':>12}{'run SD':>10}{'allowed':>10}",
             *lines,
         ]
-    )
+    table = "\n".join(tables)
     with capsys.disabled():
         print(table)
     assert not disagreements, table
     if blind:
         pytest.skip(f"INCONCLUSIVE: this machine is too noisy to tell about {', '.join(blind)}{table}")
+
+
+def interleaved(perfgate, bench, asked: WorkloadSpec) -> tuple[list[dict], list[dict]]:
+    """Results of both tools, run by turns after each has warmed up what it uses."""
+    perfgate(asked, 0)
+    bench(asked, 1000)
+    ours, theirs = [], []
+    for number in range(1, ROUNDS + 1):
+        ours.append(perfgate(asked, 2 * number))
+        theirs += [bench(asked, 1000 + 2 * number), bench(asked, 1001 + 2 * number)]
+        ours.append(perfgate(asked, 2 * number + 1))
+    return ours, theirs
