@@ -392,7 +392,9 @@ def _gpus_needed(server: ServerSpec, devices: Sequence[str]) -> int:
 
 
 def differences(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
-    """How far each of the server's counters moved, for those that both readings have."""
+    """How far each of the server's counters moved, for those that both readings have; of a histogram also the buckets that did not."""
     return {
-        name: after[name] - before[name] for name in after if name in before and after[name] != before[name]
+        name: after[name] - before[name]
+        for name in after
+        if name in before and (after[name] != before[name] or " le=" in name)
     }

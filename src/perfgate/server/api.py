@@ -11,6 +11,7 @@ import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
 from perfgate.errors import ServerError
+from perfgate.iterations import HISTOGRAM, bucket_name
 from perfgate.server.secrets import Secrets
 
 _NOT_COUNTED = ("_bucket", "_created")
@@ -99,17 +100,23 @@ class ServerApi:
 def parse_counters(page: str) -> dict[str, float]:
     """Samples of a metrics page by name, summed over their labels; for ``_perc`` gauges the largest.
 
-    Histogram buckets, creation times and ``_info`` samples are left out, as is everything that is no number.
+    Histogram buckets, creation times and ``_info`` samples are left out, as is everything that is no number. The one histogram whose
+    buckets are kept is that of tokens per engine step, see `perfgate.iterations`.
     """
     wanted = "\n".join(
         line
         for line in page.splitlines()
-        if line.startswith(("vllm:", "process_")) and "_bucket{" not in line
+        if line.startswith(("vllm:", "process_"))
+        and ("_bucket{" not in line or line.startswith(f"{HISTOGRAM}_bucket{{"))
     )
     counters: dict[str, float] = {}
     for family in text_string_to_metric_families(wanted + "\n"):
         for sample in family.samples:
             name, value = sample.name, float(sample.value)
+            if name == f"{HISTOGRAM}_bucket":
+                name = bucket_name(sample.labels["le"])
+                counters[name] = counters.get(name, 0.0) + value
+                continue
             if name.endswith((*_NOT_COUNTED, "_info")) or not math.isfinite(value):
                 continue
             if name.endswith("_perc"):

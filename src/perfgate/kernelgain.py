@@ -1,0 +1,282 @@
+"""Does a faster kernel make serving faster? Two levels of measurement, and what Amdahl's law connects them by.
+
+*Kernel level.* A kernel takes k_old(n) and k_new(n) seconds for a step of n tokens. Over the steps c(n) that serving really made,
+T = Σ c(n)·k(n), and the kernel's speed-up is s = T_old / T_new. With replicates r (processes, boots) of log k, the variance of log T is
+Σ w(n)²·Var(log k(n)) with the weights w(n) = c(n)·k(n)/T (delta method), and its degrees of freedom are Satterthwaite's.
+
+*Serving level.* With f = the kernel's share of the serving time, Amdahl's law gives the new time as a fraction of the old one,
+
+    t = 1 − f + f/s,        slowdown = t − 1   (negative: faster)
+
+t falls with s, and is monotone in f, so the extremes over an interval of f and one of s lie in their corners; with confidence 1 − α/2
+each, the corners cover with 1 − α together (Bonferroni).
+
+*Verdict* from the expected slowdown e and the measured slowdown m of one serving metric, each with its interval:
+
+* backfires: m is above 0 with confidence, and its estimate beyond the tolerance;
+* reaches serving: m is below 0 with confidence, and the kernel is not known to be no faster;
+* evaporates: a gain as large as Amdahl promises at least, or any as large as the margin, is excluded;
+* undecided: everything else, also where the kernel itself is not shown to be faster.
+
+All slowdowns are of time, whatever the metric: a throughput that falls to 1/(1+x) is a slowdown of x.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from perfgate.errors import InputError
+from perfgate.iterations import BatchSize
+from perfgate.metrics import Metric
+from perfgate.statistics.contrast import student_quantile
+from perfgate.statistics.interval import Prior, compare
+
+Replicates = Sequence[float]
+"""Seconds of one call, one value a process."""
+
+
+class Arrival(StrEnum):
+    """What became of a kernel's gain."""
+
+    REACHES = "reaches serving"
+    EVAPORATES = "evaporates"
+    BACKFIRES = "backfires"
+    UNDECIDED = "undecided"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Range:
+    """A number with its interval; infinite ends where nothing is known."""
+
+    estimate: float
+    lower: float
+    upper: float
+
+    @property
+    def known(self) -> bool:
+        """Whether it has an interval at all."""
+        return math.isfinite(self.lower) and math.isfinite(self.upper)
+
+
+@dataclass(frozen=True, kw_only=True)
+class KernelLevel:
+    """A kernel over the steps that serving made.
+
+    Attributes:
+        speedup: T_old / T_new; above 1 is faster.
+        seconds_old: T_old, all steps of the runs that the sizes are of.
+        by_size: speed-up of each batch size, without an interval of its own; by tokens.
+    """
+
+    speedup: Range
+    seconds_old: float
+    by_size: Mapping[int, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gain:
+    """Both levels of one serving metric, and the verdict."""
+
+    workload: str
+    metric: str
+    arrival: Arrival
+    reason: str
+    measured: Range
+    """Slowdown of serving."""
+    expected: Range | None = None
+    """Slowdown that Amdahl's law expects; None where the kernel was not measured."""
+    kernel: Range | None = None
+    """Speed-up of the kernel."""
+    share: Range | None = None
+    """Of the serving time, before the change."""
+
+
+def kernel_level(
+    sizes: Sequence[BatchSize],
+    times: Mapping[int, tuple[Replicates, Replicates]],
+    *,
+    calls: int = 1,
+    confidence: float = 0.975,
+) -> KernelLevel:
+    """The kernel's speed-up over the steps that serving made.
+
+    Args:
+        sizes: how many steps of how many tokens.
+        times: old and new seconds of one call, by tokens; for every size.
+        calls: of the kernel in one step (layers that have it).
+        confidence: two-sided; half the error of the whole, because the share has the other half.
+
+    Raises:
+        InputError: a size without times, or a time that is not above 0.
+    """
+    for size in sizes:
+        if size.tokens not in times or not all(times[size.tokens]):
+            raise InputError(f"the kernel was not timed at {size.tokens} tokens, which serving used")
+    old = _weighted([(size.steps * calls, times[size.tokens][0]) for size in sizes])
+    new = _weighted([(size.steps * calls, times[size.tokens][1]) for size in sizes])
+    estimate = old.log_total - new.log_total
+    variance = old.variance + new.variance
+    parts = [*old.parts, *new.parts]
+    squares = math.fsum(part**2 / df for part, df in parts if df > 0)
+    df = variance**2 / squares if squares > 0 else 0.0
+    half = math.inf
+    if df > 0 and all(degrees > 0 for _, degrees in parts):
+        half = float(student_quantile(1 - (1 - confidence) / 2, df)) * math.sqrt(variance)
+    return KernelLevel(
+        speedup=Range(
+            estimate=math.exp(estimate), lower=math.exp(estimate - half), upper=_exp(estimate + half)
+        ),
+        seconds_old=math.exp(old.log_total),
+        by_size={
+            size.tokens: math.exp(_mean(times[size.tokens][0]) - _mean(times[size.tokens][1]))
+            for size in sizes
+        },
+    )
+
+
+def expected_slowdown(share: Range, speedup: Range) -> Range:
+    """Amdahl's law over the corners of two intervals: −0.04 is four per cent less time.
+
+    Args:
+        share: of the old serving time, 0 to 1; its interval with confidence 1 − α/2.
+        speedup: of the kernel, above 0; likewise. Infinite ends are taken as they are.
+
+    Raises:
+        InputError: a share outside [0, 1], or a speed-up that is not above 0.
+    """
+    if not (0 <= share.lower <= share.estimate <= share.upper <= 1):
+        raise InputError(
+            f"a share lies between 0 and 1, not {share.estimate:g} ({share.lower:g} to {share.upper:g})",
+            remedy="More kernel time than serving time: steps, calls a step or times belong to different runs.",
+        )
+    if not (speedup.estimate > 0 and speedup.lower >= 0):
+        raise InputError(f"a speed-up is above 0, not {speedup.estimate:g}")
+    corners = [
+        _amdahl(f, s)
+        for f, s in itertools.product((share.lower, share.upper), (speedup.lower, speedup.upper))
+    ]
+    return Range(estimate=_amdahl(share.estimate, speedup.estimate), lower=min(corners), upper=max(corners))
+
+
+def measured_slowdown(
+    metric: Metric,
+    old: Replicates,
+    new: Replicates,
+    *,
+    prior: Prior | None = None,
+    confidence: float = 0.95,
+) -> Range:
+    """Slowdown of serving from boot means of log(metric); infinite ends where the data carry no interval."""
+    difference = compare(old, new, prior=prior)
+    lower, upper = difference.interval(confidence)
+    ends = (lower, upper) if metric.sign > 0 else (-upper, -lower)
+    return Range(
+        estimate=math.expm1(metric.sign * difference.estimate),
+        lower=_exp(ends[0]) - 1,
+        upper=_exp(ends[1]) - 1,
+    )
+
+
+def judge_gain(
+    workload: str,
+    metric: Metric,
+    measured: Range,
+    *,
+    expected: Range | None = None,
+    kernel: Range | None = None,
+    share: Range | None = None,
+    margin: float | None = None,
+    tolerance: float | None = None,
+) -> Gain:
+    """The verdict of one serving metric; see the module.
+
+    Args:
+        workload: its name.
+        metric: its margin and tolerance are used where none is given.
+        measured: slowdown of serving.
+        expected: slowdown by Amdahl's law; None where the kernel was not measured.
+        kernel: the speed-up behind it, for the report.
+        share: the kernel's share behind it, for the report.
+        margin: replaces the metric's.
+        tolerance: replaces the metric's.
+    """
+    margin = metric.margin if margin is None else margin
+    tolerance = metric.tolerance if tolerance is None else tolerance
+    promised = max(0.0, -expected.upper) if expected is not None else 0.0
+    faster = expected is None or expected.upper < 0
+    needed = max(promised, margin)
+    if not (math.isfinite(measured.lower) and math.isfinite(measured.upper)):
+        arrival, reason = Arrival.UNDECIDED, "serving has no interval: measure more boots"
+    elif measured.lower > 0 and measured.estimate > tolerance:
+        arrival, reason = Arrival.BACKFIRES, f"serving is slower by {measured.lower:.1%} at least"
+    elif not faster:
+        arrival, reason = Arrival.UNDECIDED, "the kernel itself is not shown to be faster"
+    elif measured.upper < 0:
+        arrival = Arrival.REACHES
+        part = " (less than Amdahl's law promises)" if -measured.lower < promised else ""
+        reason = f"serving is faster by {-measured.upper:.1%} at least{part}"
+    elif -measured.lower < needed:
+        arrival = Arrival.EVAPORATES
+        what = "what the kernel's share promises" if promised > margin else "the margin"
+        reason = f"a gain of {needed:.1%} ({what}) is excluded: {-measured.lower:+.1%} at most"
+    else:
+        arrival = Arrival.UNDECIDED
+        reason = f"a gain of up to {-measured.lower:.1%} and a loss of up to {measured.upper:.1%} are both possible"
+    return Gain(
+        workload=workload,
+        metric=metric.name,
+        arrival=arrival,
+        reason=reason,
+        measured=measured,
+        expected=expected,
+        kernel=kernel,
+        share=share,
+    )
+
+
+@dataclass(frozen=True)
+class _Weighted:
+    log_total: float
+    variance: float
+    parts: list[tuple[float, int]]
+    """Each size's share of the variance and its degrees of freedom."""
+
+
+def _weighted(terms: Sequence[tuple[float, Replicates]]) -> _Weighted:
+    means = [math.exp(_mean(values)) for _, values in terms]
+    total = math.fsum(count * mean for (count, _), mean in zip(terms, means, strict=True))
+    if not total > 0:
+        raise InputError("serving made no step with this kernel")
+    parts: list[tuple[float, int]] = []
+    for (count, values), mean in zip(terms, means, strict=True):
+        weight = count * mean / total
+        parts.append((weight**2 * _variance(values) / len(values), len(values) - 1))
+    return _Weighted(math.log(total), math.fsum(part for part, _ in parts), parts)
+
+
+def _mean(values: Replicates) -> float:
+    if not all(0 < value < math.inf for value in values):
+        raise InputError(f"a kernel's time is above 0 s: {list(values)}")
+    return math.fsum(map(math.log, values)) / len(values)
+
+
+def _variance(values: Replicates) -> float:
+    if len(values) < 2:
+        return 0.0
+    centre = _mean(values)
+    return math.fsum((math.log(value) - centre) ** 2 for value in values) / (len(values) - 1)
+
+
+def _amdahl(share: float, speedup: float) -> float:
+    return -share + (share / speedup if speedup > 0 else math.inf if share > 0 else 0.0)
+
+
+def _exp(value: float) -> float:
+    try:
+        return math.exp(value)
+    except OverflowError:
+        return math.inf
