@@ -189,12 +189,15 @@ def judge_claim(
     answer, reason = together(part.answer for part in parts), ""
     notes: tuple[str, ...] = ()
     if claim.while_kv_is_not_tight:
-        state, notes = kv_state([boot for side in (old, new) for one in side.values() for boot in one.boots])
-        if state != "roomy":
+        # Each measurement for itself: what one side says must not stand for the other's silence.
+        found = [kv_state(one.boots) for side in (old, new) for one in side.values()]
+        states = {state for state, _ in found}
+        notes = tuple(dict.fromkeys(words for _, words in found if words))
+        if states != {"roomy"}:
             answer = Answer.UNDECIDABLE
             reason = (
                 "the KV cache was tight, of which the claim does not speak"
-                if state == "tight"
+                if "tight" in states
                 else "the server does not say how full its KV cache was"
             )
     return ClaimFinding(
@@ -238,13 +241,13 @@ def judge_flags(claim: ClaimSpec, reports: Sequence[FlagReport], *, gpu: str) ->
     )
 
 
-def kv_state(boots: Sequence[BootRecord]) -> tuple[Kv, tuple[str, ...]]:
+def kv_state(boots: Sequence[BootRecord]) -> tuple[Kv, str]:
     """Whether the KV cache had room in all runs, and the numbers in words."""
     view = server_view(boots)
     if view.kv_peak is None or view.preemptions is None:
-        return "unknown", ()
+        return "unknown", ""
     said = f"KV cache at most {view.kv_peak:.0%} full, {view.preemptions:.0f} preemptions"
-    return ("tight" if view.preemptions > 0 or view.kv_peak >= TIGHT else "roomy"), (said,)
+    return ("tight" if view.preemptions > 0 or view.kv_peak >= TIGHT else "roomy"), said
 
 
 def describe(part: Part) -> str:

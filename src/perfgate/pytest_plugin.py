@@ -130,6 +130,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="NAME",
         help="A/B: interleave with this other server entry, no stored baseline",
     )
+    add(
+        "--sweep",
+        action="append",
+        default=[],
+        metavar="FLAG=VALUE,VALUE",
+        help="measure each value on servers of its own and show the Pareto front; several make a grid",
+    )
     add("--max-minutes", type=float, metavar="N", help="bound on the confirmation or A/B of each server")
     add("--strict-verdicts", action="store_true", help="INCONCLUSIVE fails instead of being skipped")
     add("--strict-claims", action="store_true", help="a claim that does not hold here fails")
@@ -172,7 +179,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[MEASUREMENTS] = []
     config.pluginmanager.register(Collector(config.stash[VERDICTS]), "perfgate-collector")
     if any(str(argument).startswith(SHIPPED_SUITE) for argument in config.invocation_params.args):
-        for module in ("serving", "kernels", "claims"):
+        for module in ("serving", "kernels", "claims", "sweep"):
             config.pluginmanager.import_plugin(f"{SHIPPED_SUITE}.fixtures.{module}")
 
 
@@ -426,6 +433,7 @@ def _check_options(config: pytest.Config) -> None:
         raise pytest.UsageError(
             "an A/B needs no stored baseline and records none: drop --new-baselines/--update-baselines"
         )
+    _check_sweep(config)
     for option in ("--replicates", "--load-processes", "--boot-timeout", "--max-minutes"):
         value = config.getoption(option)
         if value is not None and value <= 0:
@@ -433,6 +441,23 @@ def _check_options(config: pytest.Config) -> None:
     for path in config.getoption("--perfgate-config"):
         if not path.is_file():
             raise pytest.UsageError(f"--perfgate-config {path}: no such file")
+
+
+def _check_sweep(config: pytest.Config) -> None:
+    given = config.getoption("--sweep")
+    if not given:
+        return
+    for option in ("--new-baselines", "--update-baselines", "--against", "--against-server"):
+        if config.getoption(option):
+            raise pytest.UsageError(
+                f"--sweep compares its points with each other, not with a baseline or another side: drop {option}"
+            )
+    from perfgate.experiment.sweep import parse_sweeps
+
+    try:
+        parse_sweeps(given)
+    except PerfgateError as error:
+        raise pytest.UsageError(str(error)) from error
 
 
 def _check_before_workers(config: pytest.Config) -> None:

@@ -81,6 +81,7 @@ def examine(suite: Suite, claim: ClaimSpec) -> ClaimFinding:
             [order[2 * pair : 2 * pair + 2] for pair in range(pairs)],
             label=f"{suite.session}-{claim.name}",
             max_minutes=suite.options.max_minutes or math.inf,
+            need_all=True,
         )
     finally:
         suite.keep((*old.measured.values(), *new.measured.values()))

@@ -73,7 +73,13 @@ def differing(server: ServerSpec, other: ServerSpec) -> tuple[str, ...]:
 
 
 def run_rounds(
-    lab: Lab, sides: Sequence[SideRun], orders: Sequence[Sequence[int]], *, label: str, max_minutes: float
+    lab: Lab,
+    sides: Sequence[SideRun],
+    orders: Sequence[Sequence[int]],
+    *,
+    label: str,
+    max_minutes: float,
+    need_all: bool = False,
 ) -> int:
     """Boots the sides round by round; sides of one round send the same prompts.
 
@@ -82,6 +88,7 @@ def run_rounds(
         sides: what is measured.
         orders: the sides of each round in their order, by index.
         label: part of the prompts' seed.
+        need_all: a side that cannot be measured ends it, because the others alone say nothing.
         max_minutes: no round begins that would probably end after this, as far as rounds took before; the first always begins.
 
     Returns:
@@ -97,4 +104,6 @@ def run_rounds(
             if side.problem is None:
                 lab.close()
                 side.measure(lab, label=f"{label}-{number}")
+            if need_all and side.problem is not None:
+                return number
     return len(orders)

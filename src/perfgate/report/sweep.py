@@ -1,0 +1,81 @@
+"""A sweep as a table: one row a point, with its place on the Pareto front, for a terminal and as Markdown."""
+
+from __future__ import annotations
+
+from perfgate.experiment.sweep import OBJECTIVES, Row, SweepFinding, SweptCell, Value
+from perfgate.report import values
+from perfgate.report.columns import aligned, markdown_table
+from perfgate.report.escape import markdown as escaped
+from perfgate.report.escape import visible
+
+_RIGHT = ("boots", *(values.label(name) for name in OBJECTIVES))
+_HEADINGS = ("point", *_RIGHT, "Pareto")
+
+
+def table(finding: SweepFinding) -> str:
+    """Aligned columns, one table a workload, each with what may be concluded."""
+    parts = [
+        f"{visible(cell.cell)}\n{aligned(_HEADINGS, _rows(cell), right=_RIGHT)}\n  {visible(conclusion(cell))}"
+        for cell in finding.cells
+    ]
+    return "\n\n".join([*parts, *_footnotes(finding)])
+
+
+def markdown(finding: SweepFinding) -> str:
+    """The same as Markdown."""
+    parts = [
+        f"**{escaped(cell.cell)}**\n\n{markdown_table(_HEADINGS, _rows(cell), right=_RIGHT)}\n\n{escaped(conclusion(cell))}"
+        for cell in finding.cells
+    ]
+    return "\n\n".join([*parts, *map(escaped, _footnotes(finding))])
+
+
+def conclusion(cell: SweptCell) -> str:
+    """What the data allow to be said about one workload."""
+    if cell.winner is not None:
+        return f"{cell.winner} is better than every other point in one metric and not worse beyond the margin in the others."
+    front = [row.point for row in cell.rows if not row.dominated_by and not row.problem]
+    if len(front) == 1:
+        return f"Only {front[0]} is not dominated, but it was not compared with every other point."
+    return f"No winner: {len(front)} points are not shown to be dominated ({', '.join(front)})."
+
+
+def _rows(cell: SweptCell) -> list[tuple[str, ...]]:
+    return [
+        (
+            row.point,
+            str(row.boots),
+            *(_quantity(row, name) for name in OBJECTIVES),
+            _place(row),
+        )
+        for row in cell.rows
+    ]
+
+
+def _quantity(row: Row, name: str) -> str:
+    found = next((value for value in row.values if value.metric == name), Value(metric=name))
+    if found.lower is None or found.upper is None:
+        return values.quantity(found.value, name, once=True)
+    ends = f"{values.number(found.lower)} … {values.number(found.upper)}"
+    return f"{values.quantity(found.value, name, once=True)} ({ends})"
+
+
+def _place(row: Row) -> str:
+    if row.problem:
+        return f"not compared: {row.problem.partition(chr(10))[0]}"
+    if row.dominated_by:
+        return f"dominated by {row.dominated_by[0]}"
+    return "front"
+
+
+def _footnotes(finding: SweepFinding) -> list[str]:
+    said = (
+        "In brackets each point's own 95% interval over its boots. Dominated: better in one metric and not worse beyond the margin in the"
+        f" others, with an error of {finding.alpha:.3g} over all pairs of points and metrics of a workload."
+    )
+    short = (
+        [f"{finding.rounds} of {finding.asked_rounds} rounds were measured (--max-minutes)."]
+        if finding.rounds < finding.asked_rounds
+        else []
+    )
+    return [said, *short]

@@ -1,0 +1,120 @@
+"""Claims from claims.toml to the outcome of a test, on a fake vLLM whose truth is known."""
+
+import shutil
+
+import pytest
+
+from tests.plugin.conftest import REPOSITORY
+
+CLAIMS = """
+[claims.slow-is-slow]
+text = "Three times the TPOT costs throughput"
+gpus = ["cpu"]
+old = { server = "fake" }
+new = { server = "slow" }
+expect = [{ workload = "single", metric = "mean_tpot_ms", least = 1.0, most = 3.0, measured = 2.0 }]
+
+[claims.slow-is-fast]
+extends = "slow-is-slow"
+text = "Three times the TPOT is faster"
+expect = [{ workload = "single", metric = "mean_tpot_ms", most = -0.1 }]
+
+[claims.slow-is-slow-to-the-percent]
+extends = "slow-is-slow"
+expect = [{ workload = "single", metric = "mean_ttft_ms", least = -0.0001, most = 0.0001 }]
+
+[claims.on-a-gb10]
+extends = "slow-is-slow"
+gpus = ["gb10"]
+
+[claims.model-elsewhere]
+extends = "slow-is-slow"
+model = "absent"
+
+[models.absent]
+id = "nobody/has-this-model"
+
+[claims.does-not-boot]
+extends = "slow-is-slow"
+new = { server = "bad" }
+"""
+
+
+@pytest.fixture
+def claiming(project):
+    """The project with claims of its own."""
+    toml = project.path / "perfgate.toml"
+    toml.write_text(toml.read_text() + CLAIMS)
+    (project.path / "conftest.py").write_text('pytest_plugins = ["fixtures.serving", "fixtures.claims"]\n')
+    # Under a name of its own: pytest run in this process has this module as test_claims already.
+    shutil.copy(REPOSITORY / "tests/claims/test_claims.py", project.path / "tests/test_asked.py")
+    return project
+
+
+def run(project, names: str, *arguments: str, **environment: str) -> pytest.RunResult:
+    return project.pytest("-m", "claims", "-rs", "-k", names, *arguments, **environment)
+
+
+def test_every_answer_has_its_outcome(claiming):
+    """One that holds passes; one that does not, and one that nobody can decide, are skipped with what was measured or could be shown."""
+    result = run(claiming, "slow-is")
+    outcomes = result.parseoutcomes()
+    assert (outcomes["passed"], outcomes["skipped"], outcomes.get("failed", 0)) == (1, 2, 0)
+    result.stdout.fnmatch_lines_random(
+        [
+            "*SKIPPED*does not hold here: mean TPOT under single*",
+            "*SKIPPED*undecidable here*smallest change this much data could show: mean TTFT*",
+        ]
+    )
+    result.stdout.re_match_lines([r"slow-is-slow +single +mean TPOT .*\+100% to \+300% +\+200\.0% +holds"])
+    old, new = claiming.session()["measurements"][:2]
+    assert [one["cell"]["server"] for one in (old, new)] == ["fake", "slow"]
+    order = sorted((boot["started"], side) for side, one in (("A", old), ("B", new)) for boot in one["boots"])
+    assert "".join(side for _, side in order) == "ABBAAB"
+
+
+def test_strict_claims_fail_where_they_do_not_hold(claiming):
+    """--strict-claims turns "does not hold" into a failure with the table; a side that does not boot fails in any case."""
+    result = run(claiming, "slow-is-fast or does-not-boot", "--strict-claims", "--replicates", "2")
+    assert result.parseoutcomes()["failed"] == 2
+    result.stdout.fnmatch_lines(
+        ["*Three times the TPOT is faster*", "does not hold here: mean TPOT under single*"]
+    )
+    result.stdout.fnmatch_lines(["*does-not-boot, new side*", "*unrecognized arguments: --no-such-flag*"])
+
+
+def test_what_is_not_here_is_said(claiming, tmp_path):
+    """Other hardware and a model that is not on the machine skip and say so; want of a GPU fails under --require-gpu."""
+    names, elsewhere = "on-a-gb10 or model-elsewhere", str(tmp_path)
+    result = run(claiming, names, HF_HUB_CACHE=elsewhere)
+    assert result.parseoutcomes()["skipped"] == 2
+    result.stdout.fnmatch_lines_random(
+        [
+            "*SKIPPED*the claim is about gb10, this session about cpu",
+            "*SKIPPED*model nobody/has-this-model is not on this machine*",
+        ]
+    )
+    required = run(claiming, names, "--require-gpu", HF_HUB_CACHE=elsewhere).parseoutcomes()
+    assert (required["failed"], required["skipped"]) == (1, 1)
+    assert not list((claiming.path / ".perfgate").rglob("*.log"))
+
+
+@pytest.mark.parametrize(
+    ("broken", "expected"),
+    [
+        ("[claims.x]\ntext = 'x'\nnew = { server = 'fake' }\n", "*either expect*or runs_as*"),
+        (
+            "[claims.x]\nextends = 'slow-is-slow'\nexpect = [{ workload = 'single', metric = 'speed', least = 0 }]\n",
+            "*[[]claims.x[]]*unknown metric 'speed'*",
+        ),
+        (
+            "[claims.x]\nextends = 'slow-is-slow'\nexpect = [{ workload = 'single', metric = 'mean_ttft_ms' }]\n",
+            "*a band that allows every change claims nothing*",
+        ),
+    ],
+)
+def test_a_mistake_in_a_claim_names_file_and_key(claiming, broken, expected):
+    """A claim that claims nothing, or about an unknown metric, is a usage error."""
+    toml = claiming.path / "perfgate.toml"
+    toml.write_text(toml.read_text() + broken)
+    pytest.LineMatcher([claiming.refused("-m", "claims")]).fnmatch_lines([f"*perfgate.toml{expected}"])

@@ -1,0 +1,97 @@
+"""--sweep from the command line to the table, on a fake vLLM whose truth is known."""
+
+import shutil
+
+import pytest
+
+from tests.plugin.conftest import REPOSITORY
+
+
+@pytest.fixture
+def swept(project):
+    """The project with the sweep's own test beside the gate's."""
+    (project.path / "conftest.py").write_text('pytest_plugins = ["fixtures.serving", "fixtures.sweep"]\n')
+    # Under a name of its own: pytest run in this process has this module as test_sweep already.
+    shutil.copy(REPOSITORY / "tests/serving/test_sweep.py", project.path / "tests/test_points.py")
+    return project
+
+
+def test_points_are_measured_in_rounds_and_no_winner_is_made_up(swept):
+    """Three values take three boots each in mirrored rounds; the slow one is dominated, two equal ones are not told apart."""
+    result = swept.pytest(
+        "--sweep", "fake-tpot-ms=2,6,2.0", "--vllm-arg=--fake-ttft-ms=100", "--workload", "single"
+    )
+    result.assert_outcomes(passed=1, deselected=1)
+    result.stdout.re_match_lines([r"fake-tpot-ms=2 .* front$"])
+    result.stdout.re_match_lines([r"fake-tpot-ms=6 .* dominated by fake-tpot-ms=2(.0)?$"])
+    result.stdout.fnmatch_lines(["*No winner: 2 points*(fake-tpot-ms=2, fake-tpot-ms=2.0)*"])
+    measured = swept.session()["measurements"]
+    assert {one["changes"][1]: len(one["boots"]) for one in measured} == {
+        "--fake-tpot-ms=2": 3,
+        "--fake-tpot-ms=6": 3,
+        "--fake-tpot-ms=2.0": 3,
+    }
+    boots = sorted((boot["started"], one["changes"][1]) for one in measured for boot in one["boots"])
+    order = [name for _, name in boots]
+    assert order[3:6] == order[:3][::-1]
+    assert len(set(order[:3])) == 3
+    assert not (swept.path / ".perfgate/baselines").exists()
+
+
+def test_a_point_that_does_not_boot_fails_and_the_others_are_shown(swept):
+    """One bad value fails the test with its log; the good ones are measured, and nobody is called the winner."""
+    result = swept.pytest("--sweep", "max-num-seqs=16,none", "--replicates", "1")
+    result.assert_outcomes(failed=1, deselected=1)
+    result.stdout.fnmatch_lines(
+        ["max-num-seqs=none: server*", "*invalid int value: 'none'*", "max-num-seqs=none*not compared*"]
+    )
+    (measured,) = swept.session()["measurements"]
+    assert measured["changes"] == ["--max-num-seqs=16"]
+
+
+def test_a_grid_over_all_workloads_and_too_little_time_for_it(swept):
+    """Two options are all combinations, every boot serves both workloads; a grid cut short by --max-minutes is skipped, not passed."""
+    result = swept.pytest(
+        "--sweep", "max-num-seqs=8,16", "--sweep", "fake-tpot-ms=1,2", "--max-minutes", "0.001",
+        "--workload", "quick", "--workload", "single", "-rs",
+    )  # fmt: skip
+    result.assert_outcomes(skipped=1, deselected=2)
+    result.stdout.fnmatch_lines(["*1 of 3 rounds were measured*"])
+    measured = swept.session()["measurements"]
+    assert len({(*one["changes"], one["cell"]["workload"]) for one in measured}) == len(measured) == 8
+    assert len({boot["id"] for one in measured for boot in one["boots"]}) == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "chosen"), [([], "test_no_slower_than_baseline"), (["--sweep", "a=1,2"], "test_sweep")]
+)
+def test_a_sweep_replaces_the_gate(swept, arguments, chosen):
+    """With --sweep only the sweep is left of the serving suite, without it everything else."""
+    result = swept.pytester.runpytest_inprocess(
+        "-m", "serving", "--collect-only", "-q", "-p", "no:cacheprovider", *arguments
+    )
+    (line,) = [line for line in result.outlines if "::" in line]
+    assert f"::{chosen}[" in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--sweep", "foo"], "--sweep foo: not FLAG=VALUE,VALUE*"),
+        (["--sweep", "=1,2"], "*not FLAG=VALUE,VALUE*"),
+        (["--sweep", "max-num-seqs="], "*an empty value*"),
+        (["--sweep", "max-num-seqs=1,,2"], "*an empty value*"),
+        (["--sweep", "max-num-seqs=1"], "*one point is nothing to compare*"),
+        (["--sweep", "max-num-seqs=1,1"], "*a value is given twice*"),
+        (["--sweep", "a=1,2", "--sweep", "a=3"], "*gives a twice*"),
+        (["--sweep", "model=a,b"], "*--model cannot be swept*"),
+        (["--sweep", f"a={','.join(map(str, range(65)))}"], "*65 points*"),
+        (["--sweep", "a=1,2", "--new-baselines"], "*drop --new-baselines*"),
+        (["--sweep", "a=1,2", "--update-baselines"], "*drop --update-baselines*"),
+        (["--sweep", "a=1,2", "--against", "/python"], "*drop --against*"),
+        (["--sweep", "a=1,2", "--against-server", "slow"], "*drop --against-server*"),
+    ],
+)
+def test_bad_input_is_a_message(swept, arguments, expected):
+    """What cannot be swept ends with a usage error before anything boots."""
+    pytest.LineMatcher([swept.refused(*arguments)]).fnmatch_lines([f"*{expected}"])
