@@ -1,9 +1,9 @@
-"""Loads the TOML catalogues: servers, workloads, GPUs, models, claims.
+"""Loads the TOML catalogues: servers, workloads, GPUs, models, claims, changes.
 
 The shipped files hold one table an entry. A ``perfgate.toml`` in a user's repository holds ``[servers.NAME]``, ``[workloads.NAME]``,
-``[gpus.NAME]``, ``[models.NAME]`` and ``[claims.NAME]`` tables and is merged over them, key by key. An entry may say
-``extends = "OTHER"``: tables merge, every other value replaces, and inside ``args`` or ``env`` the value ``false`` takes an inherited
-setting away.
+``[gpus.NAME]``, ``[models.NAME]``, ``[claims.NAME]`` and ``[changes.NAME]`` tables and is merged over them, key by key. An entry
+may say ``extends = "OTHER"``: tables merge, every other value replaces, and inside ``args`` or ``env`` the value ``false`` takes an
+inherited setting away.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from pydantic import BaseModel, ValidationError
 
 from perfgate.errors import CatalogueError, UnknownNameError
 
-Kind = Literal["servers", "workloads", "gpus", "models", "claims"]
-KINDS: tuple[Kind, ...] = ("servers", "workloads", "gpus", "models", "claims")
+Kind = Literal["servers", "workloads", "gpus", "models", "claims", "changes"]
+KINDS: tuple[Kind, ...] = ("servers", "workloads", "gpus", "models", "claims", "changes")
 USER_FILE = "perfgate.toml"
 
 Spec = TypeVar("Spec", bound=BaseModel)

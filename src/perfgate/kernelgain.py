@@ -280,3 +280,37 @@ def _exp(value: float) -> float:
         return math.exp(value)
     except OverflowError:
         return math.inf
+
+
+def share_of_time(
+    kernel_s: Sequence[float], serving_s: Sequence[float], *, confidence: float = 0.975
+) -> Range:
+    """The kernel's share of the serving time, from boots of the old side: a t interval of log(share), cut at 1.
+
+    Args:
+        kernel_s: seconds in the kernel, a boot each: steps of its runs × time of a call × calls a step.
+        serving_s: seconds that these runs took.
+        confidence: two-sided; see the module.
+
+    Raises:
+        InputError: boots that differ in number, no boot, or more time in the kernel than there was (by more than a tenth, which the
+            clock and the sizes within a bucket may be off).
+    """
+    if not kernel_s or len(kernel_s) != len(serving_s):
+        raise InputError(f"{len(kernel_s)} boots with kernel times, {len(serving_s)} with serving times")
+    logs = [math.log(kernel / serving) for kernel, serving in zip(kernel_s, serving_s, strict=True)]
+    estimate = math.fsum(logs) / len(logs)
+    if math.exp(estimate) > 1.1:
+        raise InputError(
+            f"the kernel would take {math.exp(estimate):.0%} of the serving time",
+            remedy="Check how often a step calls it (calls), and that it was timed on the GPU that served.",
+        )
+    if len(logs) < 2:
+        return Range(estimate=min(1.0, math.exp(estimate)), lower=0.0, upper=1.0)
+    variance = math.fsum((value - estimate) ** 2 for value in logs) / (len(logs) - 1)
+    half = float(student_quantile(1 - (1 - confidence) / 2, len(logs) - 1)) * math.sqrt(variance / len(logs))
+    return Range(
+        estimate=min(1.0, math.exp(estimate)),
+        lower=min(1.0, math.exp(estimate - half)),
+        upper=min(1.0, _exp(estimate + half)),
+    )

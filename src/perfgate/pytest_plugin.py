@@ -146,6 +146,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=Path,
         metavar="DIR",
         help="kernels: an unpacked vLLM instead of the installed one",
+    add(
+        "--kernel-change",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="kernels: measure this entry of changes.toml at kernel and at serving level; repeatable",
+    )
     )
     add(
         "--perfgate-config",
@@ -179,7 +186,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[MEASUREMENTS] = []
     config.pluginmanager.register(Collector(config.stash[VERDICTS]), "perfgate-collector")
     if any(str(argument).startswith(SHIPPED_SUITE) for argument in config.invocation_params.args):
-        for module in ("serving", "kernels", "claims", "sweep"):
+        for module in ("serving", "kernels", "claims", "sweep", "kernelgain"):
             config.pluginmanager.import_plugin(f"{SHIPPED_SUITE}.fixtures.{module}")
 
 

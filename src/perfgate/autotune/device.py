@@ -29,7 +29,7 @@ MIB = 1024**2
 class DeviceLayer:
     """One linear-attention layer on the current CUDA device."""
 
-    def __init__(self, cell: Cell) -> None:
+    def __init__(self, cell: Cell, *, prefill_backend: str = "triton") -> None:
         package = Path(next(iter(importlib.import_module("vllm").__path__)))
         layer_class = find_layer(cell.layer, package, model_type=cell.model_type)
         self.warmups = find_warmups(package)
@@ -40,14 +40,14 @@ class DeviceLayer:
             model_type=cell.model_type,
             tp=cell.tp,
             state_dtype=cell.state_dtype,
-            prefill_backend="triton",
+            prefill_backend=prefill_backend,
             max_tokens=PROFILE_TOKENS,
         )
         self.layer = engine.build_layer(
             layer_class, self.config, hf_config, interleaved=cell.interleaved, device="cuda"
         )
         rule: Any = getattr(self.layer, "chunk_gated_delta_rule", None)
-        if rule is not None and hasattr(rule, "forward_native"):
+        if prefill_backend == "triton" and rule is not None and hasattr(rule, "forward_native"):
             rule._forward_method = rule.forward_native
         self._fill()
         self._builder: Any = None

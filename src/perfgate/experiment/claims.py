@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,7 +49,7 @@ def not_here(suite: Suite, claim: ClaimSpec) -> str | None:
         absent = suite.absent_hardware(target)
         if absent is not None:
             return absent
-        missing = _missing_files(target, suite.options.root)
+        missing = missing_files(target, suite.options.root)
         if missing is not None:
             return missing
     return None
@@ -114,23 +114,40 @@ def _undecidable(suite: Suite, claim: ClaimSpec, reason: str) -> ClaimFinding:
 def _targets(suite: Suite, claim: ClaimSpec, side: Side | None) -> tuple[Target, ...]:
     if side is None:
         return ()
+    found = side_targets(suite, claim.name, side, model=claim.model, workloads=claim.workloads)
+    return found if claim.workloads else found[:1]
+
+
+def side_targets(
+    suite: Suite, name: str, side: Side, *, model: str | None, workloads: Sequence[str]
+) -> tuple[Target, ...]:
+    """The cells of one side: its server with the command line's settings and its own on top.
+
+    Args:
+        suite: the session.
+        name: of the entry that the side belongs to, for messages.
+        side: the server and its settings.
+        model: the entry's; the command line's comes first.
+        workloads: the GPU's own where there are none.
+
+    Raises:
+        CatalogueError: a name that no catalogue has.
+    """
     options = suite.options
-    ask = partial(
-        Request,
+    asked = Request(
         gpu=suite.gpu,
-        model=options.model or claim.model,
+        model=options.model or model,
         servers=(side.server,),
+        workloads=tuple(workloads),
         vllm_args=(*options.vllm_args, *map(_flag, side.args.items())),
-        env=(*options.env, *(f"{name}={value}" for name, value in side.env.items())),
+        env=(*options.env, *(f"{variable}={value}" for variable, value in side.env.items())),
         python=options.python,
         boot_timeout_s=options.boot_timeout_s,
     )
     try:
-        if claim.workloads:
-            return select(ask(workloads=claim.workloads), suite.catalogues)
-        return select(ask(), suite.catalogues)[:1]
+        return select(asked, suite.catalogues)
     except InputError as error:
-        raise CatalogueError(f"claim {claim.name!r}: {error.message}", remedy=error.remedy) from error
+        raise CatalogueError(f"{name!r}: {error.message}", remedy=error.remedy) from error
 
 
 def _flag(setting: tuple[str, Value]) -> str:
@@ -142,7 +159,7 @@ def _flag(setting: tuple[str, Value]) -> str:
     return f"--{name}={json.dumps(value) if isinstance(value, dict) else value}"
 
 
-def _missing_files(target: Target, root: Path) -> str | None:
+def missing_files(target: Target, root: Path) -> str | None:
     """A hub model that is in no cache of this machine, or a mount whose source does not exist; None for everything there."""
     launcher = target.server.launcher
     if launcher.kind == "attach":

@@ -1,0 +1,296 @@
+"""Measures a change to a kernel at both levels: an A/B of servers, then the kernel at the batch sizes that they used."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from perfgate.autotune.coverage import Question, cell
+from perfgate.autotune.kernelbench import ENTRY
+from perfgate.autotune.process import TIMEOUT_S, ask
+from perfgate.catalogue import load_catalogue
+from perfgate.changes import ChangeSpec
+from perfgate.claims import Side
+from perfgate.errors import InputError, ServerError
+from perfgate.experiment.claims import DEFAULT_PAIRS, missing_files, side_targets
+from perfgate.experiment.interleaved import SideRun, differing, run_rounds
+from perfgate.iterations import BatchSize, Iterations, iterations
+from perfgate.kernelgain import (
+    Gain,
+    KernelLevel,
+    Range,
+    expected_slowdown,
+    judge_gain,
+    kernel_level,
+    measured_slowdown,
+    share_of_time,
+)
+from perfgate.metrics import METRICS
+from perfgate.records import BootRecord, Measurement
+from perfgate.selection import Target, user_files
+from perfgate.server import LocalLauncher
+from perfgate.statistics.planning import abba
+from perfgate.targets import GpuSpec
+from perfgate.verdict import boot_means, invalidity
+
+if TYPE_CHECKING:
+    from perfgate.experiment.suite import Suite
+
+Times = Mapping[int, tuple[Sequence[float], Sequence[float]]]
+"""Old and new seconds of one call by tokens; one value a process."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkloadGain:
+    """Both levels under one workload."""
+
+    workload: str
+    iterations: Iterations
+    kernel: KernelLevel
+    gains: tuple[Gain, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChangeFinding:
+    """What became of a change."""
+
+    change: ChangeSpec
+    gpu: str
+    workloads: tuple[WorkloadGain, ...]
+    times: Times
+
+
+def load_change(root: Path, config: tuple[Path, ...], name: str) -> ChangeSpec:
+    """The change of that name.
+
+    Raises:
+        UnknownNameError: no such entry.
+        CatalogueError: a mistake in it.
+    """
+    return load_catalogue("changes", user_files=user_files(root, config))[name].parse(ChangeSpec)
+
+
+def change_not_here(suite: Suite, change: ChangeSpec) -> str | None:
+    """Why this session cannot measure the change, or None."""
+    if change.gpus and suite.gpu not in change.gpus:
+        return f"the change is for {' or '.join(change.gpus)}, this session is about {suite.gpu}"
+    for target in (*_targets(suite, change, change.old), *_targets(suite, change, change.new)):
+        absent = suite.absent_hardware(target) or missing_files(target, suite.options.root)
+        if absent is not None:
+            return absent
+    return None
+
+
+def measure_change(
+    suite: Suite,
+    change: ChangeSpec,
+    *,
+    bench: Callable[[ChangeSpec, Sequence[Target], Sequence[int]], Times],
+) -> ChangeFinding:
+    """Serving first, because it says at which batch sizes the kernel is to be timed.
+
+    Args:
+        suite: the session; keeps all measurements.
+        change: what is measured.
+        bench: times the kernel of both servers at some batch sizes; `bench_kernel`.
+
+    Raises:
+        ServerError: a side does not boot, does not run as asked, or cannot be believed.
+        InputError: no histogram of engine steps, or a kernel that was not timed at a size that serving used.
+        CoverageError: the kernel could not be timed.
+    """
+    before, after = _targets(suite, change, change.old), _targets(suite, change, change.new)
+    old = SideRun(targets=before, watched=differing(before[0].server, after[0].server))
+    new = SideRun(targets=after, watched=differing(after[0].server, before[0].server))
+    gpu = suite.catalogues.gpus[suite.gpu].parse(GpuSpec)
+    pairs = suite.options.replicates or change.pairs or gpu.pairs or DEFAULT_PAIRS
+    order = abba(pairs)
+    suite.announce(f"change {change.name}: {pairs} interleaved pairs, {2 * pairs} boots, then the kernel")
+    try:
+        run_rounds(
+            suite.lab,
+            (old, new),
+            [order[2 * pair : 2 * pair + 2] for pair in range(pairs)],
+            label=f"{suite.session}-{change.name}",
+            max_minutes=suite.options.max_minutes or math.inf,
+            need_all=True,
+        )
+    finally:
+        suite.keep((*old.measured.values(), *new.measured.values()))
+    for words, side in (("old", old), ("new", new)):
+        reason = side.problem or next(
+            filter(None, (invalidity(one.boots) for one in side.measured.values())), None
+        )
+        if reason is not None or not side.measured:
+            raise ServerError(f"change {change.name}, {words} side: {reason or 'nothing was measured'}")
+    suite.lab.close()
+    steps = {name: iterations(_counted(one.boots)) for name, one in old.measured.items()}
+    sizes = sorted({size.tokens for found in steps.values() for size in found.sizes})
+    times = bench(change, (before[0], after[0]), sizes)
+    return ChangeFinding(
+        change=change,
+        gpu=suite.gpu,
+        times=times,
+        workloads=tuple(
+            judge_workload(
+                target, old.measured[name], new.measured[name], steps[name], times, calls=change.calls
+            )
+            for target in before
+            for name in (target.cell.workload,)
+        ),
+    )
+
+
+def judge_workload(
+    target: Target, old: Measurement, new: Measurement, steps: Iterations, times: Times, *, calls: int
+) -> WorkloadGain:
+    """Both levels of one workload, and a verdict for each primary metric.
+
+    The share of the whole run counts for tok/s. For TPOT it is the share of decode steps (no more tokens than streams), each of which
+    takes one TPOT. A TTFT also waits for other prefills, so the kernel's own prefill time over it is only the least its share can be.
+    """
+    kernel = kernel_level(steps.sizes, times, calls=calls)
+    boots = [boot for boot in old.boots if boot.valid_runs()]
+    share = share_of_time(
+        [_kernel_seconds(iterations(_counted([boot])).sizes, times, calls) for boot in boots],
+        [math.fsum(run.duration_s or 0.0 for run in boot.valid_runs()) for boot in boots],
+    )
+    streams = target.workload.concurrency or 0
+    decode = [size for size in steps.sizes if size.tokens <= streams]
+    prefill = [size for size in steps.sizes if size.tokens > streams]
+    gains = [
+        _gain(target, "output_throughput", old, new, kernel.speedup, share),
+        _part(target, "mean_tpot_ms", old, new, decode, times, calls),
+        _part(target, "mean_ttft_ms", old, new, prefill, times, calls),
+    ]
+    return WorkloadGain(workload=target.cell.workload, iterations=steps, kernel=kernel, gains=tuple(gains))
+
+
+def bench_kernel(
+    change: ChangeSpec,
+    sides: Sequence[Target],
+    sizes: Sequence[int],
+    *,
+    device: str | None = None,
+    timeout_s: float = TIMEOUT_S,
+) -> Times:
+    """Times the kernel in fresh processes of both sides, A B B A …; the median of a process's rounds is one replicate.
+
+    Args:
+        change: names the kernel.
+        sides: a cell of the old and of the new server; a server's environment is its processes'.
+        sizes: tokens of a step.
+        device: value of ``CUDA_VISIBLE_DEVICES``; the caller's where not given.
+        timeout_s: for each process.
+
+    Raises:
+        InputError: a server that is not local: its Python cannot be started here.
+        CoverageError: a process failed.
+    """
+    found: dict[int, tuple[list[float], list[float]]] = {tokens: ([], []) for tokens in sizes}
+    options = (change.old_options, change.new_options)
+    with tempfile.TemporaryDirectory(prefix="perfgate-kernel-") as caches:
+        for side in abba(change.processes):
+            server = sides[side].server
+            launcher = server.launcher
+            if not isinstance(launcher, LocalLauncher):
+                raise InputError(
+                    f"server {server.name!r} is started by {launcher.kind}: its kernels cannot be timed from here",
+                    remedy="Give the change servers with a local launcher.",
+                )
+            # One Triton cache a side: what a process has tuned the next one finds.
+            kept = {"TRITON_CACHE_DIR": f"{caches}/{side}/triton", "VLLM_CACHE_ROOT": f"{caches}/{side}/vllm"}
+            kept |= {"TRITON_CACHE_AUTOTUNING": "1"}
+            kept |= {"CUDA_VISIBLE_DEVICES": device} if device is not None else {}
+            answer = ask(
+                {
+                    "factory": change.kernel,
+                    "sizes": list(sizes),
+                    "model": _facts(sides[side]),
+                    "options": options[side],
+                },
+                python=launcher.python,
+                timeout_s=timeout_s,
+                entry=ENTRY,
+                environment={**kept, **server.environment()},
+            )
+            for tokens in sizes:
+                found[tokens][side].append(float(answer["medians"][str(tokens)]))
+    return found
+
+
+def _facts(target: Target) -> dict[str, Any]:
+    model = target.model
+    facts = {**model.config, **model.architecture, "name": model.name}
+    try:
+        facts["cell"] = cell(Question(gpu=target.gpu, model=model))
+    except InputError:
+        facts["cell"] = None
+    return facts
+
+
+def _part(
+    target: Target,
+    metric: str,
+    old: Measurement,
+    new: Measurement,
+    sizes: Sequence[BatchSize],
+    times: Times,
+    calls: int,
+) -> Gain:
+    values = [value for boot in old.replicates(metric) for value in boot]
+    if not sizes or not values:
+        return _gain(target, metric, old, new, None, None)
+    level = kernel_level(sizes, times, calls=calls)
+    each = math.fsum(values) / len(values) / 1e3
+    if metric == "mean_tpot_ms":
+        least = min(1.0, level.seconds_old / (math.fsum(size.steps for size in sizes) * each))
+        share = Range(estimate=least, lower=least, upper=least)
+    else:
+        requests = sum(run.requests or 0 for boot in old.boots for run in boot.valid_runs())
+        least = min(1.0, level.seconds_old / (requests * each)) if requests else 0.0
+        share = Range(estimate=least, lower=least, upper=1.0)
+    return _gain(target, metric, old, new, level.speedup, share)
+
+
+def _gain(
+    target: Target,
+    metric: str,
+    old: Measurement,
+    new: Measurement,
+    kernel: Range | None,
+    share: Range | None,
+) -> Gain:
+    known = METRICS[metric]
+    return judge_gain(
+        target.cell.workload,
+        known,
+        measured_slowdown(known, boot_means(old.replicates(metric)), boot_means(new.replicates(metric))),
+        expected=expected_slowdown(share, kernel) if share is not None and kernel is not None else None,
+        kernel=kernel,
+        share=share,
+        margin=target.margins().get(metric),
+        tolerance=target.gpu.tolerances.get(metric),
+    )
+
+
+def _kernel_seconds(sizes: Sequence[BatchSize], times: Times, calls: int) -> float:
+    """Seconds in the kernel; a size of one boot that differs a little from that of all boots takes the nearest one's time."""
+    total = 0.0
+    for size in sizes:
+        nearest = min(times, key=lambda tokens: abs(math.log(tokens / size.tokens)))
+        old = times[nearest][0]
+        total += size.steps * calls * math.fsum(old) / len(old)
+    return total
+
+
+def _counted(boots: Sequence[BootRecord]) -> list[dict[str, float]]:
+    return [dict(run.server) for boot in boots for run in boot.valid_runs()]
+
+
+def _targets(suite: Suite, change: ChangeSpec, side: Side) -> tuple[Target, ...]:
+    return side_targets(suite, change.name, side, model=change.model, workloads=change.workloads)

@@ -1,0 +1,175 @@
+"""Both levels of a change from measurements: shares, expectations and verdicts by workload, and how they are shown."""
+
+import pytest
+
+from fixtures.kernelgain import ReplayedClock
+from perfgate.changes import ChangeSpec
+from perfgate.errors import InputError
+from perfgate.experiment.kernelgain import ChangeFinding, bench_kernel, judge_workload, load_change
+from perfgate.iterations import bucket_name, iterations
+from perfgate.kernelgain import Arrival, share_of_time
+from perfgate.records import BootRecord, Fingerprint, Measurement, RunRecord
+from perfgate.report import kernelgain as report
+from perfgate.selection import Request, select
+
+TARGET = select(Request(gpu="gb10", servers=("production-v1",), workloads=("decode",)))[0]
+CHANGE = ChangeSpec.model_validate(
+    {
+        "name": "tile",
+        "text": "Larger tiles",
+        "old": {"server": "a"},
+        "new": {"server": "b"},
+        "workloads": ["decode"],
+        "kernel": "tests.kernel:make",
+    },
+    strict=False,
+)
+DECODE_S, PREFILL_S = 100e-6, 2e-3
+"""One call of the old kernel at 1 and at 512 tokens."""
+STEPS, PREFILLS = 10_000.0, 20.0
+HISTOGRAM = {
+    bucket_name("1.0"): STEPS,
+    bucket_name("256.0"): STEPS,
+    bucket_name("512.0"): STEPS + PREFILLS,
+    bucket_name("+Inf"): STEPS + PREFILLS,
+    "vllm:iteration_tokens_total_sum": STEPS + 512 * PREFILLS,
+}
+
+
+def measurement(*factors: float) -> Measurement:
+    """Boots of one stream; a run of 20 requests takes 20 s times the boot's factor, of which decode steps 2 ms each."""
+    boots = tuple(
+        BootRecord(
+            id=f"boot-{number}",
+            runs=(
+                RunRecord(
+                    requests=20,
+                    duration_s=20.0 * factor,
+                    metrics={
+                        "output_throughput": 500.0 / factor,
+                        "mean_tpot_ms": 2.0 * factor,
+                        "mean_ttft_ms": 10.0 * factor,
+                    },
+                    server=HISTOGRAM,
+                ),
+            ),
+        )
+        for number, factor in enumerate(factors)
+    )
+    return Measurement(
+        cell=TARGET.cell,
+        fingerprint=Fingerprint(),
+        server={},
+        workload=TARGET.workload.model_dump(mode="json"),
+        boots=boots,
+    )
+
+
+def times(speedup: float):
+    """Four processes a side; the kernel at 512 tokens stays as it is."""
+    spread = (0.99, 1.0, 1.01, 1.0)
+    return {
+        1: ([DECODE_S * x for x in spread], [DECODE_S / speedup * x for x in spread]),
+        512: ([PREFILL_S * x for x in spread], [PREFILL_S * x for x in spread]),
+    }
+
+
+OLD = (1.0, 1.005, 0.995, 1.0)
+
+
+def judged(new: tuple[float, ...], *, speedup: float = 2.0, calls: int = 10):
+    old = measurement(*OLD)
+    steps = iterations([dict(run.server) for boot in old.boots for run in boot.runs])
+    return judge_workload(TARGET, old, measurement(*new), steps, times(speedup), calls=calls)
+
+
+def test_the_share_and_the_promise_are_those_of_the_steps():
+    """10,000 steps × 10 calls × 0.1 ms and 20 prefills × 10 × 2 ms are 10.4 s of 20 s; twice as fast decodes promise a quarter less."""
+    found = judged((0.75, 0.754, 0.746, 0.75))
+    rate, tpot, ttft = found.gains
+    assert rate.share.estimate == pytest.approx(10.4 / 20, rel=0.01)
+    assert rate.expected.estimate == pytest.approx(-0.25, abs=0.01)
+    assert tpot.share.estimate == pytest.approx(0.5, rel=0.01)
+    assert (ttft.share.lower, ttft.share.upper) == (1.0, 1.0)
+    assert [gain.arrival for gain in (rate, tpot)] == [Arrival.REACHES, Arrival.REACHES]
+    assert rate.expected.lower <= rate.measured.estimate <= rate.expected.upper
+
+
+@pytest.mark.parametrize(
+    ("new", "expected"),
+    [
+        ((1.0, 1.002, 0.998, 1.0), Arrival.EVAPORATES),
+        ((1.1, 1.102, 1.098, 1.1), Arrival.BACKFIRES),
+        ((0.6, 1.4, 0.8, 1.2), Arrival.UNDECIDED),
+    ],
+)
+def test_what_becomes_of_a_kernel_twice_as_fast(new, expected):
+    """Serving that stays as it is, gets slower, or cannot be told: the same kernel, three verdicts."""
+    assert judged(new).gains[0].arrival is expected
+
+
+def test_a_kernel_that_is_not_faster_promises_nothing():
+    """Where the kernel itself did not change, a faster server is not its doing."""
+    assert judged((0.75, 0.754, 0.746, 0.75), speedup=1.0).gains[0].arrival is Arrival.UNDECIDED
+
+
+def test_more_kernel_time_than_there_was_is_an_error():
+    """A number of calls that cannot be is refused, not turned into a share of 100%."""
+    with pytest.raises(InputError, match="of the serving time"):
+        judged(OLD, calls=40)
+
+
+def test_the_share_of_one_boot_has_no_interval():
+    """One boot leaves the share anywhere between nothing and everything."""
+    found = share_of_time([5.0], [20.0])
+    assert (found.estimate, found.lower, found.upper) == (0.25, 0.0, 1.0)
+    with pytest.raises(InputError, match="0 boots"):
+        share_of_time([], [])
+
+
+def test_both_levels_are_in_both_tables():
+    """Terminal and Markdown show sizes, steps, both times, share, expectation, measurement and verdict."""
+    gain = judged((1.0, 1.002, 0.998, 1.0))
+    finding = ChangeFinding(change=CHANGE, gpu="gb10", workloads=(gain,), times=times(2.0))
+    for text in (report.table(finding), report.markdown(finding)):
+        for said in (
+            "40,000",
+            "100.0 µs",
+            "50.0 µs",
+            "+100.0%",
+            "257–512",
+            "52.0%",
+            "-25.0%",
+            "evaporates",
+        ):
+            assert said in text
+
+
+def test_kernels_of_a_container_are_not_timed_from_outside():
+    """A docker server's Python cannot be started here, and the message says what to do."""
+    with pytest.raises(InputError, match=r"started by docker") as raised:
+        bench_kernel(CHANGE, (TARGET, TARGET), [1])
+    assert "local launcher" in raised.value.remedy
+
+
+@pytest.mark.parametrize("name", ["tuned-moe", "gdn-triton-prefill"])
+def test_the_shipped_changes_can_be_read(name, tmp_path):
+    """Each names a factory that exists."""
+    from importlib import import_module
+
+    change = load_change(tmp_path, (), name)
+    module, _, function = change.kernel.partition(":")
+    assert callable(getattr(import_module(module), function))
+
+
+def test_the_clock_replays_what_was_measured_elsewhere():
+    """Each round goes on by the next recorded time, so pytest-benchmark stores the GPU's seconds and not its own."""
+    clock = ReplayedClock()
+    feed = clock.feeding([0.5, 0.25])
+    seen = []
+    for _ in range(2):
+        feed()
+        before = clock()
+        clock.take()
+        seen.append(clock() - before)
+    assert seen == [0.5, 0.25]
