@@ -3,11 +3,11 @@
 import pytest
 
 from perfgate.claims import ClaimSpec, Side, judge_claim, judge_flags, kv_state
-from perfgate.experiment.claims import load_claims
+from perfgate.experiment.claims import load_claims, missing_files
 from perfgate.experiment.interleaved import differing
 from perfgate.records import BootRecord, Cell, Fingerprint, Measurement, RunRecord
 from perfgate.report import claims as report
-from perfgate.selection import Catalogues
+from perfgate.selection import Catalogues, Request, select
 from perfgate.server import ServerSpec
 from perfgate.server.flags import Effect, FlagReport
 from perfgate.statistics.band import Answer
@@ -161,3 +161,16 @@ def test_a_claim_says_one_thing(wrong):
     """Neither or both kinds of claim, no old side, a doubled metric, or no text are refused."""
     with pytest.raises(ValueError, match=r"claim|several values|text"):
         claim(**wrong)
+
+
+def test_files_that_a_side_needs_are_looked_for_first(tmp_path, monkeypatch):
+    """A mounted folder or a model that is not on the machine is named; with both there nothing is missing."""
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (target,) = select(Request(gpu=GB10, servers=("study-3",), workloads=("decode",)))
+    (tmp_path / ".cache/huggingface").mkdir(parents=True)
+    assert missing_files(target, tmp_path) == "server study-3 mounts ./moe-configs, which is not there"
+    (tmp_path / "moe-configs").mkdir()
+    assert "Qwen/Qwen3.5-35B-A3B-FP8 is not on this machine" in missing_files(target, tmp_path)
+    (tmp_path / "hub/models--Qwen--Qwen3.5-35B-A3B-FP8").mkdir(parents=True)
+    assert missing_files(target, tmp_path) is None

@@ -1,0 +1,71 @@
+"""Points of a sweep, the order in which they boot, and what may be concluded."""
+
+import pytest
+
+from perfgate.experiment.sweep import Row, SweepFinding, SweptCell, Value, grid, parse_sweeps, round_orders
+from perfgate.report import sweep as report
+
+
+def test_a_grid_is_every_combination():
+    """Two flags of two values each are four points, each a command line of its own."""
+    points = grid(parse_sweeps(["max_num_seqs=1,2", "--enforce-eager=true,false"]))
+    assert [point.words for point in points] == [
+        ("--max-num-seqs=1", "--enforce-eager"),
+        ("--max-num-seqs=1", "--no-enforce-eager"),
+        ("--max-num-seqs=2", "--enforce-eager"),
+        ("--max-num-seqs=2", "--no-enforce-eager"),
+    ]
+
+
+def test_no_drift_favours_a_point():
+    """Over a pair of rounds every point has the same mean position, so a linear drift hits all alike."""
+    orders = round_orders(5, 6, token="t")
+    assert all(sorted(order) == list(range(5)) for order in orders)
+    for first, second in zip(orders[::2], orders[1::2], strict=True):
+        positions = [first.index(point) + 5 + second.index(point) for point in range(5)]
+        assert len(set(positions)) == 1
+    assert orders == round_orders(5, 6, token="t")
+    assert orders != round_orders(5, 6, token="other")
+
+
+def finding(*rows: Row, winner: str | None = None) -> SweepFinding:
+    return SweepFinding(
+        server="s",
+        axes=parse_sweeps(["a=1,2"]),
+        rounds=2,
+        asked_rounds=3,
+        cells=(SweptCell(cell="cpu/m/s/w", rows=rows, winner=winner),),
+    )
+
+
+def row(point: str, **more) -> Row:
+    values = (
+        Value(metric="mean_ttft_ms", value=100.0, lower=90.0, upper=111.0),
+        Value(metric="mean_tpot_ms"),
+    )
+    return Row.model_validate({"point": point, "boots": 2, "values": values, **more})
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (finding(row("a=1"), row("a=2")), "No winner: 2 points are not shown to be dominated (a=1, a=2)."),
+        (
+            finding(row("a=1"), row("a=2", dominated_by=("a=1",)), winner="a=1"),
+            "a=1 is better than every other",
+        ),
+        (finding(row("a=1"), row("a=2", values=(), problem="died")), "Only a=1 is not dominated, but"),
+    ],
+)
+def test_the_line_under_the_table_claims_no_more_than_was_shown(found, said):
+    """A winner is one that beat every other point; standing alone because the others were not measured is none."""
+    assert said in report.table(found)
+    assert "2 of 3 rounds were measured" in report.table(found)
+
+
+def test_the_table_has_values_with_intervals_in_both_forms():
+    """Terminal and Markdown show value and interval, and nothing where nothing is known."""
+    found = finding(row("a=1"), row("a=2", dominated_by=("a=1",)))
+    assert "100.0 ms (90.00 … 111.0)" in report.table(found)
+    assert "dominated by a=1" in report.markdown(found)
+    assert SweepFinding.model_validate_json(found.model_dump_json(), strict=False) == found
