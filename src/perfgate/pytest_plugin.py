@@ -137,15 +137,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="FLAG=VALUE,VALUE",
         help="measure each value on servers of its own and show the Pareto front; several make a grid",
     )
+    add(
+        "--attribute",
+        action="store_true",
+        help="A/B against --against-server, --against or the entry without --vllm-arg/--env; then find the settings at fault",
+    )
     add("--max-minutes", type=float, metavar="N", help="bound on the confirmation or A/B of each server")
     add("--strict-verdicts", action="store_true", help="INCONCLUSIVE fails instead of being skipped")
     add("--strict-claims", action="store_true", help="a claim that does not hold here fails")
     add("--require-gpu", action="store_true", help="a missing GPU fails instead of skipping")
-    add(
-        "--vllm-source",
-        type=Path,
-        metavar="DIR",
-        help="kernels: an unpacked vLLM instead of the installed one",
     add(
         "--kernel-change",
         action="append",
@@ -153,6 +153,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="NAME",
         help="kernels: measure this entry of changes.toml at kernel and at serving level; repeatable",
     )
+    add(
+        "--vllm-source",
+        type=Path,
+        metavar="DIR",
+        help="kernels: an unpacked vLLM instead of the installed one",
     )
     add(
         "--perfgate-config",
@@ -355,7 +360,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     verdicts = config.stash[VERDICTS]
     if not verdicts:
         return
-    from perfgate.report import github, terminal
+    from perfgate.report import attribution, github, terminal
 
     terminalreporter.section("perfgate")
     terminalreporter.write_line(
@@ -366,6 +371,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
             verbose=config.get_verbosity(),
         )
     )
+    for line in attribution.lines(verdicts, width=config.get_terminal_writer().fullwidth):
+        terminalreporter.write_line(line)
     terminalreporter.write_line(terminal.summary_line(verdicts))
     written = config.stash.get(WRITTEN, None)
     if written is not None and config.get_verbosity() >= 0:
@@ -441,6 +448,7 @@ def _check_options(config: pytest.Config) -> None:
             "an A/B needs no stored baseline and records none: drop --new-baselines/--update-baselines"
         )
     _check_sweep(config)
+    _check_attribute(config)
     for option in ("--replicates", "--load-processes", "--boot-timeout", "--max-minutes"):
         value = config.getoption(option)
         if value is not None and value <= 0:
@@ -448,6 +456,20 @@ def _check_options(config: pytest.Config) -> None:
     for path in config.getoption("--perfgate-config"):
         if not path.is_file():
             raise pytest.UsageError(f"--perfgate-config {path}: no such file")
+
+
+def _check_attribute(config: pytest.Config) -> None:
+    given = config.getoption
+    if not given("--attribute"):
+        return
+    if given("--new-baselines") or given("--update-baselines"):
+        raise pytest.UsageError(
+            "--attribute needs no stored baseline and records none: drop --new-baselines/--update-baselines"
+        )
+    if not (given("--against") or given("--against-server") or given("--vllm-arg") or given("--env")):
+        raise pytest.UsageError(
+            "--attribute needs a difference: give --vllm-arg or --env, --against-server NAME, or --against PYTHON"
+        )
 
 
 def _check_sweep(config: pytest.Config) -> None:
@@ -517,6 +539,7 @@ def _options(config: pytest.Config) -> SuiteOptions:
         writing=writing,
         against=get("--against"),
         against_server=get("--against-server"),
+        attribute=get("--attribute"),
         max_minutes=get("--max-minutes"),
         worker=_worker(config),
         notes=tuple(get("--baseline-note")),
