@@ -16,11 +16,13 @@ expect = [{ workload = "single", metric = "mean_tpot_ms", least = 1.0, most = 3.
 
 [claims.slow-is-fast]
 extends = "slow-is-slow"
+pairs = 2
 text = "Three times the TPOT is faster"
 expect = [{ workload = "single", metric = "mean_tpot_ms", most = -0.1 }]
 
 [claims.slow-is-slow-to-the-percent]
 extends = "slow-is-slow"
+pairs = 2
 expect = [{ workload = "single", metric = "mean_ttft_ms", least = -0.0001, most = 0.0001 }]
 
 [claims.on-a-gb10]
@@ -75,7 +77,7 @@ def test_every_answer_has_its_outcome(claiming):
 
 def test_strict_claims_fail_where_they_do_not_hold(claiming):
     """--strict-claims turns "does not hold" into a failure with the table; a side that does not boot fails in any case."""
-    result = run(claiming, "slow-is-fast or does-not-boot", "--strict-claims", "--replicates", "2")
+    result = run(claiming, "slow-is-fast or does-not-boot", "--strict-claims")
     assert result.parseoutcomes()["failed"] == 2
     result.stdout.fnmatch_lines(
         ["*Three times the TPOT is faster*", "does not hold here: mean TPOT under single*"]

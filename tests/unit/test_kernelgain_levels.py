@@ -4,7 +4,7 @@ import pytest
 
 from fixtures.kernelgain import ReplayedClock
 from perfgate.changes import ChangeSpec
-from perfgate.errors import InputError
+from perfgate.errors import CoverageError, InputError
 from perfgate.experiment.kernelgain import ChangeFinding, bench_kernel, judge_workload, load_change
 from perfgate.iterations import bucket_name, iterations
 from perfgate.kernelgain import Arrival, share_of_time
@@ -173,3 +173,11 @@ def test_the_clock_replays_what_was_measured_elsewhere():
         clock.take()
         seen.append(clock() - before)
     assert seen == [0.5, 0.25]
+
+
+def test_a_kernel_that_cannot_be_timed_is_an_error_not_a_number():
+    """A process that fails (no such factory, no GPU) ends the measurement with what it said."""
+    (target,) = select(Request(gpu="cpu", servers=("tiny",), workloads=("cpu-decode",)))
+    with pytest.raises(CoverageError, match=r"left no answer") as raised:
+        bench_kernel(CHANGE, (target, target), [1])
+    assert raised.value.remedy.startswith("Its last output:")

@@ -2,7 +2,18 @@
 
 import pytest
 
-from perfgate.experiment.sweep import Row, SweepFinding, SweptCell, Value, grid, parse_sweeps, round_orders
+from perfgate.errors import InputError
+from perfgate.experiment.suite import Suite, SuiteOptions
+from perfgate.experiment.sweep import (
+    Row,
+    SweepFinding,
+    SweptCell,
+    Value,
+    grid,
+    parse_sweeps,
+    round_orders,
+    run_sweep,
+)
 from perfgate.report import sweep as report
 
 
@@ -26,6 +37,16 @@ def test_no_drift_favours_a_point():
         assert len(set(positions)) == 1
     assert orders == round_orders(5, 6, token="t")
     assert orders != round_orders(5, 6, token="other")
+
+
+def test_an_attached_server_has_no_points(tmp_path):
+    """A server that somebody else started cannot be booted with other flags, and the message says so before anything is measured."""
+    toml = tmp_path / "perfgate.toml"
+    toml.write_text('[servers.theirs]\nlauncher = { kind = "attach", url = "http://localhost:1" }\n')
+    suite = Suite(SuiteOptions(root=tmp_path, command="pytest", gpu="cpu", servers=("theirs",)))
+    with pytest.raises(InputError, match="attached"):
+        run_sweep(suite, suite.targets, parse_sweeps(["max-num-seqs=1,2"]))
+    assert suite.measurements() == ()
 
 
 def finding(*rows: Row, winner: str | None = None) -> SweepFinding:

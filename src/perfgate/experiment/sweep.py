@@ -179,7 +179,15 @@ def run_sweep(suite: Suite, cells: Sequence[Target], axes: Sequence[Axis]) -> Sw
         suite: the session.
         cells: of one server; each boot runs all of them.
         axes: what is swept.
+
+    Raises:
+        InputError: the server is attached, so that no point of it can be booted, or a value is no flag's.
     """
+    if cells[0].server.launcher.kind == "attach":
+        raise InputError(
+            f"server {cells[0].server.name!r} is attached: perfgate cannot boot it with other flags",
+            remedy="Sweep a server with a local or docker launcher.",
+        )
     points = grid(axes)
     sides = [_side(cells, point) for point in points]
     rounds = suite.options.replicates or cells[0].gpu.replicates or DEFAULT_ROUNDS
