@@ -247,6 +247,75 @@ class MetricVerdict(Record):
     next_step: str = ""
 
 
+class AttributedPart(Record):
+    """What one setting, or settings that act or must stay together, do to one metric. Fractions; 0.10 is ten per cent slower."""
+
+    settings: tuple[str, ...]
+    effect: Finite
+    lower: Finite | None = None
+    upper: Finite | None = None
+    share: Finite | None = None
+    """Of the total, on the log scale."""
+    probability: NonNegative
+    """That it is involved."""
+    named: bool
+    together: bool = False
+    """An interaction: what the settings do together beyond what each does alone."""
+    boots: int = Field(ge=0)
+    """Boots that had it applied."""
+
+
+class AttributedMetric(Record):
+    """One slower metric of a cell, taken apart."""
+
+    metric: str
+    total: Finite
+    lower: Finite | None = None
+    upper: Finite | None = None
+    unexplained: Finite | None = None
+    """What is left with everything applied but what is named; None where nothing was searched."""
+    unexplained_lower: Finite | None = None
+    unexplained_upper: Finite | None = None
+    settled: bool
+    """Whether what is named explains the total."""
+    parts: tuple[AttributedPart, ...] = ()
+
+
+class AttributionBoot(Record):
+    """One boot of a search."""
+
+    applied: tuple[str, ...]
+    id: str | None = None
+    minutes: NonNegative = 0.0
+    problem: str = ""
+    """Why it did not come up, or cannot be believed; empty for a boot that counts."""
+    metrics: dict[str, tuple[NonNegative, ...]] = {}
+    """Run values of the searched metrics."""
+
+
+class Attribution(Record):
+    """Which of the settings that two sides differ in make a cell slower."""
+
+    kind: Literal["settings", "versions"] = "settings"
+    """Settings of the new side put on the old one, or defaults of the old version pinned on the new one."""
+    settings: tuple[str, ...]
+    """Every difference, in words."""
+    units: tuple[tuple[str, ...], ...]
+    """Those that were told apart; several in one where they had to stay together."""
+    responsible: tuple[str, ...]
+    undecided: tuple[str, ...] = ()
+    ended: Literal["explained", "no effect", "budget"]
+    search_boots: int = Field(ge=0)
+    """Boots beyond those of the A/B."""
+    ab_boots: int = Field(ge=0)
+    failed_boots: int = Field(default=0, ge=0)
+    minutes: NonNegative = 0.0
+    metrics: tuple[AttributedMetric, ...] = ()
+    boots: tuple[AttributionBoot, ...] = ()
+    """The boots of the search, in order."""
+    notes: tuple[str, ...] = ()
+
+
 class CellVerdict(Record):
     """The verdict of one cell: the worst of its primary metrics, or why there is none."""
 
@@ -258,6 +327,8 @@ class CellVerdict(Record):
     notes: tuple[str, ...] = ()
     """Diagnosis, moved defaults, environment differences: shown, never judged."""
     baseline_file: str | None = None
+    attribution: Attribution | None = None
+    """Which settings made it slower, where that was asked for."""
 
 
 class SessionResults(Record):

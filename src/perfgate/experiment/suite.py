@@ -16,7 +16,16 @@ from perfgate.baseline import BaselineStore, DirectoryStore, LayeredStore, ReadO
 from perfgate.diagnosis import diagnose
 from perfgate.environment import gpu_devices, match_gpu
 from perfgate.errors import BaselineMissingError, NoiseError, NoiseMissingError, PerfgateError
-from perfgate.experiment.confirm import Budget, Confirmer, overrule, questions_of, suspects, verdicts_from
+from perfgate.experiment import attribution
+from perfgate.experiment.confirm import (
+    Budget,
+    Confirmer,
+    Measured,
+    overrule,
+    questions_of,
+    suspects,
+    verdicts_from,
+)
 from perfgate.experiment.gate import Gate, Settled, Writing
 from perfgate.experiment.lab import Lab, LabSettings
 from perfgate.experiment.notes import limit_notes
@@ -61,6 +70,8 @@ class SuiteOptions:
     against_server: str | None = None
     max_minutes: float | None = None
     """For everything beyond the screen."""
+    attribute: bool = False
+    """A confirmed difference of an A/B is traced to the settings that make it."""
     worker: tuple[int, int] = (0, 1)
     """Which of how many processes of the session this is."""
 
@@ -115,19 +126,19 @@ class Suite:
     @cached_property
     def targets(self) -> tuple[Target, ...]:
         """Every cell that was asked for."""
+        return select(self._request(), self.catalogues)
+
+    def _request(self) -> Request:
         options = self.options
-        return select(
-            Request(
-                gpu=self.gpu,
-                model=options.model,
-                servers=options.servers,
-                workloads=options.workloads,
-                vllm_args=options.vllm_args,
-                env=options.env,
-                python=options.python,
-                boot_timeout_s=options.boot_timeout_s,
-            ),
-            self.catalogues,
+        return Request(
+            gpu=self.gpu,
+            model=options.model,
+            servers=options.servers,
+            workloads=options.workloads,
+            vllm_args=options.vllm_args,
+            env=options.env,
+            python=options.python,
+            boot_timeout_s=options.boot_timeout_s,
         )
 
     @property
@@ -243,7 +254,7 @@ class Suite:
             cells = [other for other in planned if other.cell.server == name] or [target]
             made = self._made[name] = _Made()
             try:
-                if self.options.against or self.options.against_server:
+                if self.options.against or self.options.against_server or self.options.attribute:
                     self._compare(cells, made)
                 else:
                     self._gate(cells, made)
@@ -354,12 +365,7 @@ class Suite:
     def _compare(self, cells: Sequence[Target], made: _Made) -> None:
         """An A/B that was asked for: no stored baseline, every primary metric is a question."""
         options = self.options
-        old = [
-            against(
-                cell, environment=options.against, server=options.against_server, catalogues=self.catalogues
-            )
-            for cell in cells
-        ]
+        old = [self._old_side(cell) for cell in cells]
         primary = [metric.name for metric in METRICS.values() if metric.primary and metric.of == "run"]
         asked = [question for cell in cells for question in questions_of(cell, self.noise, primary)]
         pairs = options.replicates or cells[0].gpu.replicates
@@ -373,7 +379,7 @@ class Suite:
             label=self.session,
         )
         made.measurements.extend(fresh.all())
-        words = options.against or options.against_server
+        words = options.against or options.against_server or f"{cells[0].server.name} without the changes"
         for cell in cells:
             workload = cell.cell.workload
             reason = fresh.invalid(workload)
@@ -383,6 +389,42 @@ class Suite:
                 note = f"A/B against {words}: {len(fresh.new[workload].boots)} interleaved pairs, baseline column = {words}"
                 settled = whole(cell.cell, verdicts_from(judged, fresh, cell, asked), None, (note,))
             made.settled[workload] = Settled(settled)
+        if options.attribute and fresh.new:
+            self._attribute(old, cells, fresh, made)
+
+    def _old_side(self, cell: Target) -> Target:
+        options = self.options
+        if options.attribute and not (options.against or options.against_server):
+            return attribution.entry(cell, self._request(), self.catalogues)
+        old = against(
+            cell, environment=options.against, server=options.against_server, catalogues=self.catalogues
+        )
+        if options.attribute and not options.against:
+            attribution.differences(old.server, cell.server)
+        return old
+
+    def _attribute(
+        self, old: Sequence[Target], cells: Sequence[Target], fresh: Measured, made: _Made
+    ) -> None:
+        """Traces what the A/B confirmed to settings; that it cannot be traced changes no verdict."""
+        attributor = attribution.Attributor(
+            lab=self.lab,
+            noise=self.noise,
+            tell=self.announce,
+            max_minutes=self.options.max_minutes or math.inf,
+        )
+        verdicts = {workload: settled.verdict for workload, settled in made.settled.items()}
+        try:
+            found = attributor.attribute(
+                old, cells, verdicts, fresh, versions=bool(self.options.against), label=self.session
+            )
+        except PerfgateError as error:
+            self.announce(f"nothing was attributed: {error}")
+            return
+        for workload, one in found.items():
+            settled = made.settled[workload]
+            verdict = settled.verdict.model_copy(update={"attribution": one})
+            made.settled[workload] = settled._replace(verdict=verdict)
 
     def _next_position(self) -> int:
         """Counts confirmations over all workers of the session, so that none of them spends another's error."""

@@ -86,6 +86,15 @@ _ALSO_CALLED: Mapping[str, tuple[str, ...]] = {
 }
 """Argument → other names that the resolved configuration has for it; a dotted one is the end of the key."""
 
+
+def arguments_behind(key: str) -> tuple[str, ...]:
+    """The arguments that may set a key of the resolved configuration: ``scheduler_config.async_scheduling`` → ``async_scheduling``."""
+    other = (
+        name for name, ends in _ALSO_CALLED.items() if any(f".{key}".endswith(f".{end}") for end in ends)
+    )
+    return (*other, key.rpartition(".")[2])
+
+
 _OF_THE_FRONT_END = frozenset(
     {
         "allow_credentials", "allowed_headers", "allowed_methods", "allowed_origins", "chat_template",

@@ -1,0 +1,318 @@
+"""Finds the settings that make a confirmed difference, on real boots: which subset next, how long it may take, what is kept of it.
+
+The boots of the A/B that confirmed the difference are the search's first ones. The search itself is `perfgate.statistics.attribution`.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from perfgate.errors import BootError, BootTimeoutError, InputError, ServerError
+from perfgate.experiment.attribution_record import Log, record
+from perfgate.experiment.attribution_settings import Setting, applied, differences, known_arguments, pins
+from perfgate.experiment.confirm import Measured, questions_of
+from perfgate.experiment.lab import Lab
+from perfgate.metrics import METRICS
+from perfgate.noise import NoiseModel
+from perfgate.records import Attribution, CellVerdict, Measurement, Outcome, replicates
+from perfgate.selection import Catalogues, Request, Target, select
+from perfgate.server import ServerSpec, moved_settings
+from perfgate.statistics.attribution import Response, Search, SearchPolicy
+from perfgate.statistics.attribution_findings import Findings
+from perfgate.statistics.attribution_forecast import forecast, smallest_effect
+from perfgate.statistics.attribution_units import Boot, Key
+from perfgate.verdict import boot_means, invalidity
+
+UNBELIEVED = 3
+"""Boots that cannot be believed after which a search ends."""
+FORECASTS = 6
+"""Simulated searches from which the plan's number of boots is taken."""
+
+
+def entry(target: Target, request: Request, catalogues: Catalogues) -> Target:
+    """The cell on the server's entry without the changes of the command line: the old side of their attribution.
+
+    Args:
+        target: the cell with the changes.
+        request: what was asked for, the changes included.
+        catalogues: where the entry is.
+
+    Raises:
+        InputError: there are no changes, so there is no difference to attribute.
+    """
+    if not target.changes:
+        raise InputError(
+            f"--attribute: nothing differs from server entry {target.server.name!r}",
+            remedy="Give the changes (--vllm-arg, --env), another entry (--against-server NAME) or another version (--against PYTHON).",
+        )
+    plain = select(replace(request, servers=(target.cell.server,), vllm_args=(), env=()), catalogues)
+    return next(one for one in plain if one.cell == target.cell)
+
+
+@dataclass(kw_only=True)
+class Attributor:
+    """Carries a search out on the cells of one server.
+
+    Args:
+        lab: boots and measures.
+        noise: the noise model, if there is one.
+        tell: told the plan and each boot, in words.
+        max_minutes: bound on the search, beyond the A/B.
+        policy: constants of the search.
+    """
+
+    lab: Lab
+    noise: NoiseModel | None
+    tell: Callable[[str], None]
+    max_minutes: float = math.inf
+    policy: SearchPolicy = field(default_factory=SearchPolicy)
+
+    def attribute(
+        self,
+        old: Sequence[Target],
+        new: Sequence[Target],
+        verdicts: Mapping[str, CellVerdict],
+        fresh: Measured,
+        *,
+        versions: bool,
+        label: str,
+    ) -> dict[str, Attribution]:
+        """Searches after an A/B, and says what was found by workload.
+
+        Args:
+            old: cells of the old side.
+            new: cells of the new side, in the same order.
+            verdicts: of the A/B, by workload.
+            fresh: what it measured.
+            versions: whether the sides are two versions: then defaults that moved are pinned on the new one.
+            label: part of the prompts' seed.
+
+        Raises:
+            InputError: the sides do not differ in a setting, or cannot be booted with some of them.
+        """
+        begun = time.monotonic()
+        notes: list[str] = []
+        if versions:
+            settings, notes = self._pins(old[0], new[0], fresh)
+        else:
+            settings = differences(old[0].server, new[0].server)
+        asked = self._slower(new, verdicts)
+        log = Log(kind="versions" if versions else "settings", settings=settings, notes=notes)
+        log.ab_boots = _ab_boots(fresh)
+        if not asked or not settings:
+            self.tell(
+                "attribution: no slowdown is confirmed, so no setting is named"
+                if not asked
+                else "attribution: no default that a flag can set has moved; what is slower is in the code"
+            )
+            return {cell.cell.workload: record(log, None, cell, {}, fresh) for cell in new}
+        run = _Run(
+            attributor=self,
+            base=(new if versions else old)[0].server,
+            cells=new,
+            settings=settings,
+            sign=-1 if versions else 1,
+            log=log,
+            label=label,
+            deadline=begun + 60 * self.max_minutes,
+        )
+        findings = run.search(asked, fresh, versions=versions)
+        log.minutes = (time.monotonic() - begun) / 60
+        return {cell.cell.workload: record(log, findings, cell, verdicts, fresh) for cell in new}
+
+    def _slower(self, new: Sequence[Target], verdicts: Mapping[str, CellVerdict]) -> list[Response]:
+        found: list[Response] = []
+        for cell in new:
+            verdict = verdicts.get(cell.cell.workload)
+            names = [
+                metric.metric
+                for metric in (verdict.metrics if verdict is not None else ())
+                if metric.primary and metric.outcome is Outcome.REGRESSION
+            ]
+            found += [
+                Response(
+                    key=one.key,
+                    tolerance=one.tolerance,
+                    margin=one.margin,
+                    prior=one.prior,
+                    trend=max(0.01, one.drift.sd) if one.drift is not None else 0.01,
+                )
+                for one in questions_of(cell, self.noise, names)
+            ]
+        return found
+
+    def _pins(self, old: Target, new: Target, fresh: Measured) -> tuple[tuple[Setting, ...], list[str]]:
+        workload = new.cell.workload
+        before, after = (_settings(side.get(workload)) for side in (fresh.old, fresh.new))
+        if not before or not after:
+            return (), ["the servers do not tell their resolved configuration, so no default can be compared"]
+        changes = moved_settings(before, after, asked_before=old.server.args, asked_after=new.server.args)
+        settings, cannot = pins(changes, new.server, known_arguments(new.server))
+        return settings, [f"no flag sets {words}" for words in cannot]
+
+
+@dataclass(kw_only=True)
+class _Run:
+    """One search while it goes on."""
+
+    attributor: Attributor
+    base: ServerSpec
+    cells: Sequence[Target]
+    settings: tuple[Setting, ...]
+    sign: int
+    """+1 where applying a setting is expected to slow, −1 where it is expected to bring speed back."""
+    log: Log
+    label: str
+    deadline: float
+    unbelieved: int = 0
+
+    def search(self, asked: Sequence[Response], fresh: Measured, *, versions: bool) -> Findings | None:
+        """Boots until the search is over, the time is, or boots cannot be believed; None where everything together does not boot."""
+        keys = [response.key for response in asked]
+        if versions and not self._reduce_to_bootable(keys):
+            return None
+        pairs = len(next(iter(fresh.new.values())).boots)
+        search = Search(
+            len(self.settings),
+            asked,
+            groups=_groups(self.settings),
+            confirmed=not versions,
+            pairs=pairs,
+            policy=self.attributor.policy,
+        )
+        for boot in self._known(keys, fresh, versions=versions):
+            search.add(boot)
+        self._announce(search)
+        lab = self.attributor.lab
+        while (chosen := search.next()) is not None:
+            spent = _mean(lab.boot_seconds) + _mean(lab.run_seconds) * self._runs
+            if time.monotonic() + spent > self.deadline:
+                self.log.notes.append("the time was over (--max-minutes) before everything was explained")
+                break
+            boot, _ = self._boot(chosen, keys)
+            search.add(boot)
+            if self.unbelieved >= UNBELIEVED:
+                self.log.notes.append(f"ended after {UNBELIEVED} boots that cannot be believed")
+                break
+        return search.findings()
+
+    @property
+    def _runs(self) -> int:
+        return sum(cell.workload.runs for cell in self.cells)
+
+    def _known(self, keys: Sequence[Key], fresh: Measured, *, versions: bool) -> list[Boot]:
+        """The boots of the A/B, in the order they were made."""
+        everything = frozenset(range(len(self.settings)))
+        sides = (
+            [(fresh.new, frozenset[int]())]
+            if versions
+            else [(fresh.old, frozenset[int]()), (fresh.new, everything)]
+        )
+        found: list[tuple[float, Boot]] = []
+        for side, applied_items in sides:
+            first = next(iter(side.values()))
+            for number, one in enumerate(first.boots):
+                each = {
+                    workload: measurement.model_copy(update={"boots": (measurement.boots[number],)})
+                    for workload, measurement in side.items()
+                }
+                begun = one.started.timestamp() if one.started else float(number)
+                found.append((begun, Boot(applied=applied_items, values=self._values(each, keys))))
+        return [boot for _, boot in sorted(found, key=lambda pair: pair[0])]
+
+    def _values(self, measured: Mapping[str, Measurement], keys: Sequence[Key]) -> dict[Key, float]:
+        workloads = {str(cell.cell): cell.cell.workload for cell in self.cells}
+        values: dict[Key, float] = {}
+        for key in keys:
+            measurement = measured[workloads[key[0]]]
+            if invalidity(measurement.boots) is None:
+                means = boot_means(replicates(measurement.boots, key[1]))
+                if means:
+                    values[key] = self.sign * METRICS[key[1]].sign * math.fsum(means) / len(means)
+        return values
+
+    def _boot(self, chosen: frozenset[int], keys: Sequence[Key]) -> tuple[Boot, str]:
+        """One boot with some settings; and why it did not come up, empty where it did."""
+        picked = [setting for number, setting in enumerate(self.settings) if number in chosen]
+        server = applied(self.base, picked, like=self.cells[0].server)
+        targets = [replace(cell, server=server) for cell in self.cells]
+        number, begun = len(self.log.boots), time.monotonic()
+        lab = self.attributor.lab
+        lab.close()
+        problem = ""
+        measured: dict[str, Measurement] = {}
+        try:
+            measured = lab.measure(targets, replicates=1, label=f"{self.label}-attribute-{number}")
+        except (BootError, BootTimeoutError) as error:
+            problem = f"does not boot: {error.message}"
+        except ServerError as error:
+            problem = error.message
+        failed = problem.startswith("does not boot")
+        values = self._values(measured, keys) if measured else {}
+        if measured and not values:
+            problem = invalidity(next(iter(measured.values())).boots) or "no metric could be measured"
+        self.unbelieved += bool(problem) and not failed
+        minutes = (time.monotonic() - begun) / 60
+        self.log.add(picked, measured, keys, minutes=minutes, problem=problem)
+        said = ", ".join(setting.words for setting in picked) or "none of the settings"
+        self.attributor.tell(
+            f"attribution boot {number + 1}: {said}{f': {problem.splitlines()[0]}' if problem else ''}"
+        )
+        return Boot(applied=chosen, values=values, failed=failed), problem
+
+    def _reduce_to_bootable(self, keys: Sequence[Key]) -> bool:
+        """Leaves pins away until those that are left boot together; a release may have dropped what an older one could set."""
+        while self.settings:
+            boot, problem = self._boot(frozenset(range(len(self.settings))), keys)
+            if not boot.failed:
+                return True
+            blamed = [s for s in self.settings if any(f"--{flag}" in problem for flag in s.args or {})]
+            if not blamed:
+                break
+            self.settings = tuple(s for s in self.settings if s not in blamed)
+            self.log.settings = self.settings
+            self.log.notes += [f"cannot be set on the new version: {s.words}" for s in blamed]
+        self.log.notes.append("the moved defaults cannot be pinned together on the new version")
+        return False
+
+    def _announce(self, search: Search) -> None:
+        lab = self.attributor.lab
+        each = (_mean(lab.boot_seconds) + _mean(lab.run_seconds) * self._runs) / 60
+        expected = forecast(search, FORECASTS, np.random.default_rng(0))
+        shown = [
+            f"{METRICS[response.key[1]].label} {smallest_effect(search, response, expected):+.0%}"
+            for response in search.responses
+        ]
+        limit = self.attributor.max_minutes
+        bound = f", at most {limit:.0f} min" if math.isfinite(limit) else ""
+        self.attributor.tell(
+            f"attributing the difference of {self.cells[0].server.name} to {len(self.settings)} settings: "
+            f"about {expected} boots, {expected * each:.0f} min{bound}; "
+            f"tells a setting's effect of {', '.join(dict.fromkeys(shown))} or more"
+        )
+
+
+def _groups(settings: Sequence[Setting]) -> list[list[int]]:
+    by_name: dict[str, list[int]] = {}
+    for number, setting in enumerate(settings):
+        if setting.group:
+            by_name.setdefault(setting.group, []).append(number)
+    return list(by_name.values())
+
+
+def _settings(measurement: Measurement | None) -> Mapping[str, object]:
+    return next((boot.settings for boot in (measurement.boots if measurement else ()) if boot.settings), {})
+
+
+def _ab_boots(fresh: Measured) -> int:
+    sides = [next(iter(side.values()), None) for side in (fresh.old, fresh.new)]
+    return sum(len(measurement.boots) for measurement in sides if measurement is not None)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values) if values else 0.0

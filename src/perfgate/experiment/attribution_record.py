@@ -1,0 +1,176 @@
+"""What is kept of an attribution: every boot in words and raw values, and what was found, cell by cell."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from perfgate.experiment.attribution_settings import Setting
+from perfgate.experiment.confirm import Measured
+from perfgate.metrics import METRICS
+from perfgate.records import (
+    AttributedMetric,
+    AttributedPart,
+    Attribution,
+    AttributionBoot,
+    CellVerdict,
+    Measurement,
+    replicates,
+)
+from perfgate.selection import Target
+from perfgate.statistics.attribution_findings import Answer, Ended, Findings, Part
+from perfgate.statistics.attribution_units import Key
+from perfgate.verdict import boot_means
+
+
+@dataclass(kw_only=True)
+class Log:
+    """What happened in one search."""
+
+    kind: Literal["settings", "versions"]
+    settings: tuple[Setting, ...]
+    notes: list[str]
+    boots: list[tuple[AttributionBoot, dict[str, dict[str, tuple[float, ...]]]]] = field(default_factory=list)
+    """Each boot, and its run values by cell and metric."""
+    ab_boots: int = 0
+    minutes: float = 0.0
+
+    def add(
+        self,
+        picked: Sequence[Setting],
+        measured: Mapping[str, Measurement],
+        keys: Sequence[Key],
+        *,
+        minutes: float,
+        problem: str,
+    ) -> None:
+        """Keeps one boot."""
+        values: dict[str, dict[str, tuple[float, ...]]] = {}
+        for measurement in measured.values():
+            for cell, metric in keys:
+                found = replicates(measurement.boots, metric) if str(measurement.cell) == cell else ()
+                if found:
+                    values.setdefault(cell, {})[metric] = tuple(value for runs in found for value in runs)
+        last = next((m.boots[-1].id for m in measured.values() if m.boots), None)
+        boot = AttributionBoot(
+            applied=tuple(setting.words for setting in picked), id=last, minutes=minutes, problem=problem
+        )
+        self.boots.append((boot, values))
+
+
+def record(
+    log: Log,
+    findings: Findings | None,
+    cell: Target,
+    verdicts: Mapping[str, CellVerdict],
+    fresh: Measured,
+) -> Attribution:
+    """The result for one cell.
+
+    Args:
+        log: of the search.
+        findings: of the search; None where there was nothing to search.
+        cell: the cell.
+        verdicts: of the A/B, by workload.
+        fresh: what the A/B measured: across versions shares are of its difference.
+    """
+    words = [setting.words for setting in log.settings]
+    own = str(cell.cell)
+    answers = [answer for answer in findings.answers if answer.key[0] == own] if findings is not None else []
+    units = (
+        [tuple(words[item] for item in unit) for unit in findings.units]
+        if findings is not None
+        else [(word,) for word in words]
+    )
+    notes = list(log.notes)
+    if findings is not None:
+        notes += [
+            f"kept together, because they do not boot apart: {', '.join(words[item] for item in unit)}"
+            for unit in findings.merged
+        ]
+    metrics = tuple(
+        _metric(answer, units, _difference(answer, cell, fresh) if log.kind == "versions" else None)
+        for answer in answers
+    )
+    named = {unit for answer in answers for unit in answer.named}
+    if log.kind == "versions":
+        notes += [_comes_back(answer, cell, fresh) for answer in answers]
+    ended: Literal["explained", "no effect", "budget"] = "no effect"
+    if findings is not None and answers:
+        ended = (
+            "explained"
+            if findings.ended is Ended.EXPLAINED
+            else "no effect"
+            if findings.ended is Ended.NO_EFFECT
+            else "budget"
+        )
+    elif findings is None and verdicts:
+        ended = "budget"
+    undecided = findings.undecided if findings is not None and answers else ()
+    return Attribution(
+        kind=log.kind,
+        settings=tuple(words),
+        units=tuple(units),
+        responsible=tuple(word for unit in sorted(named) for word in units[unit]),
+        undecided=tuple(word for unit in undecided for word in units[unit]),
+        ended=ended,
+        search_boots=len(log.boots),
+        ab_boots=log.ab_boots,
+        failed_boots=findings.failed if findings is not None else sum(bool(b.problem) for b, _ in log.boots),
+        minutes=log.minutes,
+        metrics=metrics,
+        boots=tuple(boot.model_copy(update={"metrics": values.get(own, {})}) for boot, values in log.boots),
+        notes=tuple(notes),
+    )
+
+
+def _metric(answer: Answer, units: Sequence[tuple[str, ...]], whole: float | None) -> AttributedMetric:
+    searched = answer.confirmed
+    return AttributedMetric(
+        metric=answer.key[1],
+        total=_finite(answer.total.estimate) or 0.0,
+        lower=_finite(answer.total.lower),
+        upper=_finite(answer.total.upper),
+        unexplained=_finite(answer.unexplained.estimate) if searched else None,
+        unexplained_lower=_finite(answer.unexplained.lower) if searched else None,
+        unexplained_upper=_finite(answer.unexplained.upper) if searched else None,
+        settled=answer.settled,
+        parts=tuple(_part(part, units, whole) for part in answer.parts),
+    )
+
+
+def _part(part: Part, units: Sequence[tuple[str, ...]], whole: float | None) -> AttributedPart:
+    share = math.log1p(part.effect.estimate) / whole if whole else part.share
+    return AttributedPart(
+        settings=tuple(word for unit in part.units for word in units[unit]),
+        effect=_finite(part.effect.estimate) or 0.0,
+        lower=_finite(part.effect.lower),
+        upper=_finite(part.effect.upper),
+        share=_finite(share),
+        probability=part.probability,
+        named=part.named,
+        together=len(part.units) > 1,
+        boots=part.boots,
+    )
+
+
+def _difference(answer: Answer, cell: Target, fresh: Measured) -> float:
+    """How much slower the new version is in the A/B, log units."""
+    workload, metric = cell.cell.workload, answer.key[1]
+    old, new = (boot_means(side[workload].replicates(metric)) for side in (fresh.old, fresh.new))
+    return METRICS[metric].sign * (math.fsum(new) / len(new) - math.fsum(old) / len(old))
+
+
+def _comes_back(answer: Answer, cell: Target, fresh: Measured) -> str:
+    whole = _difference(answer, cell, fresh)
+    back = math.log1p(answer.total.estimate) / whole if whole else math.nan
+    return (
+        f"{METRICS[answer.key[1]].label} is slower by {math.expm1(whole):+.1%} on the new version; "
+        f"with all of these pinned {back:.0%} of it comes back"
+    )
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
