@@ -11,11 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from perfgate.autotune.coverage import Coverage, Question, determine
+from perfgate.autotune import process
+from perfgate.autotune.agreement import agreement
+from perfgate.autotune.coverage import Coverage, Question, cell, determine, emulated
+from perfgate.autotune.events import read_events
 from perfgate.catalogue import load_catalogue
 from perfgate.targets import GpuSpec, ModelSpec
 
 pytestmark = pytest.mark.kernels
+
+DATA = Path(__file__).parents[1] / "data"
 
 Ask = Callable[..., list[Coverage]]
 
@@ -40,6 +45,17 @@ def test_a_release_without_warm_up_misses_every_key(ask: Ask) -> None:
     assert (found.keys_warmed, found.keys_reachable, len(found.keys_missed)) == (0, 8, 8)
     assert (found.configs_benched_at_start, found.configs_benched_at_inference) == (0, 136)
     assert {missed.differs for missed in found.keys_missed} == {"the kernel did not run in warm-up"}
+
+
+def test_the_dry_run_says_what_an_h100_did(vllm_release: Callable[[str], Path]) -> None:
+    """Every key that an H100 benchmarked in a cold start of 0.25.1 is predicted and no other, and so is every kernel it compiled late."""
+    gpu = load_catalogue("gpus")["h100"].parse(GpuSpec)
+    model = load_catalogue("models")["qwen3.5-9b"].parse(ModelSpec)
+    request = {"gpu": emulated(gpu), "cells": [cell(Question(gpu=gpu, model=model))]}
+    (replayed,) = process.ask(request, vllm_source=vllm_release("0.25.1"))["cells"]
+    found = agreement(replayed, read_events(DATA / "h100-0.25.1-cold-start.events.jsonl"))
+    assert found.complete, found.text()
+    assert (found.keys, len(found.compiles)) == (6, 4)
 
 
 def test_a_warm_up_with_other_dtypes_misses_every_key(ask: Ask) -> None:

@@ -87,6 +87,22 @@ class DeviceLayer:
             device="cuda",
         )
 
+    def prefill_times(self, tokens: int, *, rounds: int = 30, warm_ups: int = 5) -> list[float]:
+        """Seconds of one layer's prefill of ``tokens`` tokens, by CUDA events around each of ``rounds`` calls."""
+        torch: Any = importlib.import_module("torch")
+        batch = Batch(name=f"prefill of {tokens}", query=(tokens,), context=(0,))
+        times = []
+        for number in range(warm_ups + rounds):
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            torch.cuda.synchronize()
+            start.record()
+            self.serve(batch)
+            end.record()
+            end.synchronize()
+            if number >= warm_ups:
+                times.append(float(start.elapsed_time(end)) / 1e3)
+        return times
+
     def prefill_error(self, lengths: Sequence[int], *, seed: int = 7) -> float:
         """Relative error of the layer's Triton prefill against the plain float32 recurrence, over several sequences.
 
@@ -106,7 +122,7 @@ class DeviceLayer:
         k = functional.normalize(normal(1, total, keys, layer.head_k_dim), dim=-1).to(torch.bfloat16)
         v = normal(1, total, values, layer.head_v_dim).to(torch.bfloat16)
         g = functional.logsigmoid(normal(1, total, values) + 2.0)
-        beta = torch.sigmoid(normal(1, total, values)).to(torch.bfloat16)
+        beta = torch.sigmoid(normal(1, total, values))
         starts = torch.tensor([0, *_cumulative(lengths)], dtype=torch.int32, device="cuda")
         # Conv state first, recurrent state second, in every release.
         shape = tuple(layer.get_state_shape())[1]
@@ -169,7 +185,9 @@ def main(request_file: str, answer_file: str) -> int:
         torch.cuda.synchronize()
     steps["free_after_serving"] = free()
     served_at = time.time()
+    times = {str(tokens): subject.prefill_times(tokens) for tokens in request["timed"]}
     answer = {
+        "times_s": times,
         "served_at": served_at,
         "gpu": torch.cuda.get_device_name(),
         "vllm": str(importlib.import_module("vllm").__version__),
