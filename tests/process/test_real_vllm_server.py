@@ -44,7 +44,8 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> ModelRef:
 
 
 SUITE = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a script starts in the background
 from pathlib import Path
 from perfgate.catalogue import load_catalogue
 from perfgate.errors import PerfgateError

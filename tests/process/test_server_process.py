@@ -159,7 +159,8 @@ def test_stop_twice_is_one_stop(spec, model, tmp_path, boot_id):
 
 
 BOOTER = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a script starts in the background
 from pathlib import Path
 from perfgate.server import *
 spec = ServerSpec(name="odd", boot_timeout_s=60.0, launcher=LocalLauncher(python=sys.argv[1]), env={"MISBEHAVE": sys.argv[5]})

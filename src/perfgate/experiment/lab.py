@@ -6,6 +6,7 @@ effect, JIT after ready) shares the boot with the measurement, and measuring beg
 
 from __future__ import annotations
 
+import contextlib
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -185,7 +186,7 @@ class Lab:
             for target in targets
         }
         after = running.probe()
-        record = _boot_record(running).model_copy(
+        record = _boot_record(running, self.settings.root).model_copy(
             update={
                 "probes": (before, after),
                 "void": void_reasons(before, after, _probe_limits(targets[0].gpu)),
@@ -324,7 +325,7 @@ class Lab:
         return record.model_copy(update={"metrics": {**record.metrics, **usage}}) if record.valid else record
 
 
-def _boot_record(running: RunningServer) -> BootRecord:
+def _boot_record(running: RunningServer, root: Path) -> BootRecord:
     try:
         metrics, settings = running.boot_metrics(), running.resolved_settings()
     except ServerError:
@@ -335,9 +336,18 @@ def _boot_record(running: RunningServer) -> BootRecord:
         started=running.started,
         metrics=metrics,
         settings=settings,
-        log=str(running.log_path) if running.log_path else None,
+        log=_from(root, running.log_path),
         runs=(),
     )
+
+
+def _from(root: Path, path: Path | None) -> str | None:
+    """A path as the project's folder sees it, so that a record means the same elsewhere; as it is where it lies outside."""
+    if path is None:
+        return None
+    with contextlib.suppress(ValueError):
+        return str(path.resolve().relative_to(root.resolve()))
+    return str(path)
 
 
 def _late_kernels(running: RunningServer, since: float) -> list[str]:
