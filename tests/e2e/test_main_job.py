@@ -1,6 +1,6 @@
 """The main job on a real vLLM on the CPU: record, judge the same server, judge a slower one.
 
-A dozen boots, shared as far as they can be: what each test asserts is a large effect or its absence, never an absolute time.
+Nine boots, shared as far as they can be: what each test asserts is a large effect or its absence, never an absolute time.
 """
 
 import json
@@ -24,7 +24,9 @@ class Sessions:
         self.baselines = folder / "baselines"
 
     def run(self, *arguments: str) -> tuple[subprocess.CompletedProcess[str], dict]:
-        results = self.folder / f"results-{len(list(self.folder.iterdir()))}"
+        results = self.folder / f"results-{len(list(self.folder.glob('results-*')))}"
+        config = self.folder / "perfgate.toml"
+        config.write_text("[gpus.cpu]\npairs = 2\n")
         command = [
             sys.executable,
             "-m",
@@ -35,6 +37,8 @@ class Sessions:
         ]
         options = ["--gpu", "cpu", "--server", "tiny", "--workload", "cpu-chat"]
         where = [
+            "--perfgate-config",
+            str(config),
             "--baselines",
             str(self.baselines),
             "--perfgate-results",
@@ -89,7 +93,7 @@ def test_unchanged_server_is_no_regression(sessions):
 
 def test_one_sequence_at_a_time_is_a_regression(sessions):
     """--max-num-seqs=1 fails with REGRESSION at concurrency 4, naming metric, sizes and interval."""
-    done, session = sessions.run("--replicates", "2", "--vllm-arg=--max-num-seqs=1")
+    done, session = sessions.run("--replicates", "1", "--vllm-arg=--max-num-seqs=1")
     assert done.returncode == 1, done.stdout
     (verdict,) = session["verdicts"]
     assert verdict["outcome"] == "REGRESSION", done.stdout

@@ -7,21 +7,23 @@ take longer than a run, happen once.
 import argparse
 import asyncio
 import json
+import os
 import sys
-from contextlib import redirect_stdout
 
 
 def main() -> None:
     """Answers ``ready``, then ``done`` after each run; ends with standard input."""
+    # The answers have a stream of their own: some releases log to standard output.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
     from vllm.benchmarks import serve
 
-    print("ready", flush=True)
+    print("ready", file=answers, flush=True)
     for line in sys.stdin:
         parser = argparse.ArgumentParser()
         serve.add_cli_args(parser)
-        with redirect_stdout(sys.stderr):
-            asyncio.run(serve.main_async(parser.parse_args(json.loads(line))))
-        print("done", flush=True)
+        asyncio.run(serve.main_async(parser.parse_args(json.loads(line))))
+        print("done", file=answers, flush=True)
 
 
 if __name__ == "__main__":
