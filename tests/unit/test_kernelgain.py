@@ -48,6 +48,15 @@ def test_the_batch_sizes_of_a_real_server_add_up_to_what_it_counted():
     assert sum(one.tokens * one.steps for one in found.sizes) == pytest.approx(found.tokens, rel=0.05)
 
 
+def test_four_streams_on_a_real_cpu_server():
+    """A run of 24 requests at four streams, counted by vLLM 0.32.0: decode steps of two to eight tokens, two sizes of prefill."""
+    cumulative = {"1.0": 0, "8.0": 186, "64.0": 186, "128.0": 192, "256.0": 192, "512.0": 198, "+Inf": 198}
+    counted = {f"vllm:iteration_tokens_total_bucket le={edge}": float(n) for edge, n in cumulative.items()}
+    found = iterations([{**counted, "vllm:iteration_tokens_total_sum": 3072.0}])
+    assert found.exact
+    assert [(one.tokens, one.steps) for one in found.sizes] == [(3, 186), (83, 6), (328, 6)]
+
+
 def test_steps_are_summed_over_runs_and_engines():
     """Two runs of one engine, and two engines on one page, count together."""
     page = H100.read_text()
