@@ -476,7 +476,7 @@ def _check_sweep(config: pytest.Config) -> None:
     given = config.getoption("--sweep")
     if not given:
         return
-    for option in ("--new-baselines", "--update-baselines", "--against", "--against-server"):
+    for option in ("--new-baselines", "--update-baselines", "--against", "--against-server", "--attribute"):
         if config.getoption(option):
             raise pytest.UsageError(
                 f"--sweep compares its points with each other, not with a baseline or another side: drop {option}"

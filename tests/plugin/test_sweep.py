@@ -90,6 +90,7 @@ def test_a_sweep_replaces_the_gate(swept, arguments, chosen):
         (["--sweep", "a=1,2", "--update-baselines"], "*drop --update-baselines*"),
         (["--sweep", "a=1,2", "--against", "/python"], "*drop --against*"),
         (["--sweep", "a=1,2", "--against-server", "slow"], "*drop --against-server*"),
+        (["--sweep", "a=1,2", "--attribute", "--vllm-arg=--b"], "*drop --attribute*"),
     ],
 )
 def test_bad_input_is_a_message(swept, arguments, expected):

@@ -32,11 +32,9 @@ class SideRun:
     refused: bool = False
     """The problem is that a watched setting is not in effect: the server boots, but it is another one than was asked for."""
     boots: int = 0
-    seconds: float = 0.0
 
     def measure(self, lab: Lab, *, label: str) -> None:
         """One more replicate; sets `problem` instead where the server does not boot or does not run as asked."""
-        began = time.monotonic()
         try:
             if self.boots == 0:
                 self.problem = self._not_in_effect(lab)
@@ -46,7 +44,6 @@ class SideRun:
         except ServerError as error:
             self.problem = error.message
         self.boots += 1
-        self.seconds += time.monotonic() - began
 
     def _not_in_effect(self, lab: Lab) -> str | None:
         running = lab.server(self.targets[0], fresh=True)
