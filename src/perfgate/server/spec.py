@@ -162,8 +162,13 @@ class ServerSpec(Record):
         return f"{self.name}: {' '.join(self.flags(mask=True))}"
 
     def public(self) -> dict[str, Any]:
-        """The specification as plain data with every secret masked: what results and reports show."""
+        """The specification as plain data with every secret masked: what results and reports show.
+
+        An interpreter that is perfgate's own is left out: where that lives differs from machine to machine.
+        """
         data: dict[str, Any] = masked(self.model_dump(mode="json"), self.secrets())
+        if data["launcher"].get("python") == sys.executable:
+            del data["launcher"]["python"]
         return data
 
     def secrets(self) -> Secrets:

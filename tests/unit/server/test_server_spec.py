@@ -198,3 +198,11 @@ def test_phases_of_the_study_differ_as_the_study_says():
 def test_values_that_look_false_stay():
     """Zero and the empty string are values; only false means absent."""
     assert normal_args({"a": 0, "b": "", "c": False}) == {"a": 0, "b": ""}
+
+
+def test_only_a_chosen_interpreter_is_recorded():
+    """What a baseline keeps of a server does not name where this machine's Python lives, unless it was asked for."""
+    assert ServerSpec(name="a").public()["launcher"] == {"kind": "local"}
+    chosen = ServerSpec(name="a", launcher={"kind": "local", "python": "/opt/old/bin/python"})
+    assert chosen.public()["launcher"]["python"] == "/opt/old/bin/python"
+    assert ServerSpec.model_validate(ServerSpec(name="a").public()) == ServerSpec(name="a")
