@@ -46,6 +46,7 @@ MARKERS = (
     "claims: findings about flags, each an A/B test that holds or does not hold here",
     "parity: interleaves perfgate with vllm bench serve on one running server",
     "e2e: boots a real vLLM server",
+    "gpu: needs a CUDA GPU on this machine",
     "stage(when): before_load or after_load; where a test of a running server stands among the measured cells",
 )
 FAILURE_WIDTH = 100

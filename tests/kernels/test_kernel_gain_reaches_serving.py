@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from fixtures.kernelgain import ReplayedClock, conclude
 from perfgate.errors import PerfgateError
-from perfgate.experiment.kernelgain import bench_kernel, change_not_here, load_change, measure_change
+from perfgate.experiment.kernelgain import (
+    ChangeFinding,
+    ReplayedClock,
+    bench_kernel,
+    change_not_here,
+    load_change,
+    measure_change,
+)
 from perfgate.pytest_plugin import missing_gpu, suite_of
 
 pytestmark = [pytest.mark.kernels, pytest.mark.gpu]
@@ -18,7 +25,10 @@ CLOCK = ReplayedClock()
 
 @pytest.mark.benchmark(timer=CLOCK, warmup=False, disable_gc=True)
 def test_kernel_gain_reaches_serving(
-    kernel_change: str, request: pytest.FixtureRequest, benchmark: Any
+    kernel_change: str,
+    request: pytest.FixtureRequest,
+    benchmark: Any,
+    conclude_change: Callable[[ChangeFinding], None],
 ) -> None:
     """The kernel is faster at the batch sizes that serving uses, and serving gains from it in a primary metric and loses in none."""
     suite = suite_of(request.config)
@@ -38,4 +48,4 @@ def test_kernel_gain_reaches_serving(
         seconds={str(tokens): [list(old), list(new)] for tokens, (old, new) in finding.times.items()},
     )
     benchmark.pedantic(CLOCK.take, setup=CLOCK.feeding(seconds), rounds=len(seconds), iterations=1)
-    conclude(request, finding)
+    conclude_change(finding)

@@ -10,11 +10,10 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from fixtures.kernels import KernelSuite
 from perfgate.autotune.agreement import agreement
 from perfgate.autotune.coverage import Question, cell, emulated
 from perfgate.autotune.eventlog import VARIABLE
@@ -22,6 +21,10 @@ from perfgate.autotune.events import Event, describe, late_events, read_events
 from perfgate.autotune.process import ON_DEVICE, ask
 from perfgate.errors import PerfgateError
 from perfgate.pytest_plugin import missing_gpu
+
+if TYPE_CHECKING:
+    # The installed suite has these fixtures under another name.
+    from fixtures.kernels import KernelSuite
 
 pytestmark = [pytest.mark.kernels, pytest.mark.gpu]
 

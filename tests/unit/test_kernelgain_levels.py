@@ -2,10 +2,15 @@
 
 import pytest
 
-from fixtures.kernelgain import ReplayedClock
 from perfgate.changes import ChangeSpec
 from perfgate.errors import CoverageError, InputError
-from perfgate.experiment.kernelgain import ChangeFinding, bench_kernel, judge_workload, load_change
+from perfgate.experiment.kernelgain import (
+    ChangeFinding,
+    ReplayedClock,
+    bench_kernel,
+    judge_workload,
+    load_change,
+)
 from perfgate.iterations import bucket_name, iterations
 from perfgate.kernelgain import Arrival, share_of_time
 from perfgate.records import BootRecord, Fingerprint, Measurement, RunRecord
