@@ -127,15 +127,15 @@ def record(
 
 
 def _metric(answer: Answer, units: Sequence[tuple[str, ...]], whole: float | None) -> AttributedMetric:
-    searched = answer.confirmed
+    rest = answer.unexplained
     return AttributedMetric(
         metric=answer.key[1],
         total=_finite(answer.total.estimate) or 0.0,
         lower=_finite(answer.total.lower),
         upper=_finite(answer.total.upper),
-        unexplained=_finite(answer.unexplained.estimate) if searched else None,
-        unexplained_lower=_finite(answer.unexplained.lower) if searched else None,
-        unexplained_upper=_finite(answer.unexplained.upper) if searched else None,
+        unexplained=_finite(rest.estimate) if rest is not None else None,
+        unexplained_lower=_finite(rest.lower) if rest is not None else None,
+        unexplained_upper=_finite(rest.upper) if rest is not None else None,
         settled=answer.settled,
         parts=tuple(_part(part, units, whole) for part in answer.parts),
     )

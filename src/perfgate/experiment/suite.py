@@ -17,6 +17,7 @@ from perfgate.diagnosis import diagnose
 from perfgate.environment import gpu_devices, match_gpu
 from perfgate.errors import BaselineMissingError, NoiseError, NoiseMissingError, PerfgateError
 from perfgate.experiment import attribution
+from perfgate.experiment.attribution_settings import differences
 from perfgate.experiment.confirm import (
     Budget,
     Confirmer,
@@ -400,7 +401,7 @@ class Suite:
             cell, environment=options.against, server=options.against_server, catalogues=self.catalogues
         )
         if options.attribute and not options.against:
-            attribution.differences(old.server, cell.server)
+            differences(old.server, cell.server)
         return old
 
     def _attribute(

@@ -214,8 +214,11 @@ class Search:
             self._active = tuple(found)
         return self._active
 
-    def _ends(self, response: Response) -> tuple[list[float], list[float]]:
-        everything = self._units.everything
+    def _ends(
+        self, response: Response, other: frozenset[int] | None = None
+    ) -> tuple[list[float], list[float]]:
+        """Values of the boots with nothing applied, and with everything or another subset."""
+        everything = self._units.everything if other is None else other
         usable = [boot for boot in self._boots if response.key in boot.values]
         return (
             [boot.values[response.key] for boot in usable if not boot.applied],
@@ -331,11 +334,15 @@ class Search:
 
     def _answer(self, response: Response, belief: Belief) -> Answer:
         masks = [self._units.mask(boot.applied) for boot in self._boots if not boot.failed]
+        named = self._named(belief)
+        without = self._units.everything - self._units.items_of(named)
+        rest = compare(*self._ends(response, without), prior=self.prior(response))
         return answer(
             response.key,
             belief,
-            named=self._named(belief),
+            named=named,
             masks=[mask for mask in masks if mask is not None],
+            rest=rest,
             settled=self._settled(response, belief),
             confidence=self.policy.confidence,
             combined=self.policy.combined,

@@ -70,7 +70,7 @@ class Answer:
         total: slowdown with everything applied.
         confirmed: whether the total is certain; nothing is attributed otherwise.
         parts: one a unit, then the pairs that act together.
-        unexplained: slowdown that is left with everything but what is named.
+        unexplained: slowdown that is left with everything but what is named, by the boots of just that; None where there are none.
         settled: whether what is named explains the total.
     """
 
@@ -78,7 +78,7 @@ class Answer:
     total: Effect
     confirmed: bool
     parts: tuple[Part, ...]
-    unexplained: Effect
+    unexplained: Effect | None
     settled: bool
 
     @property
@@ -114,9 +114,14 @@ class Findings:
 
 def unconfirmed(key: Key, difference: Difference, confidence: float) -> Answer:
     """The answer for a metric whose total effect is not certain: there is nothing to attribute."""
+    total = measured(difference, confidence)
+    return Answer(key=key, total=total, confirmed=False, parts=(), unexplained=None, settled=False)
+
+
+def measured(difference: Difference, confidence: float) -> Effect:
+    """A difference of two groups of boots, no model between."""
     lower, upper = difference.interval(confidence)
-    total = Effect(estimate=_fraction(difference.estimate), lower=_fraction(lower), upper=_fraction(upper))
-    return Answer(key=key, total=total, confirmed=False, parts=(), unexplained=total, settled=False)
+    return Effect(estimate=_fraction(difference.estimate), lower=_fraction(lower), upper=_fraction(upper))
 
 
 def answer(
@@ -125,6 +130,7 @@ def answer(
     *,
     named: int,
     masks: Sequence[int],
+    rest: Difference,
     settled: bool,
     confidence: float,
     combined: float,
@@ -138,14 +144,14 @@ def answer(
         belief: about it.
         named: bits of the units that are responsible.
         masks: the subsets that were booted.
+        rest: between the boots of everything but what is named and those of nothing.
         settled: whether they explain the total.
         confidence: of the intervals.
         combined: probability from which an interaction is reported.
     """
     everything = (1 << belief.space.units) - 1
-    likeliest, best = belief.best(), belief.best(named)
-    total = belief.contrast(likeliest, everything, 0)
-    rest = belief.contrast(likeliest, everything & ~named, 0)
+    best = belief.best(named)
+    total = belief.contrast(belief.best(), everything, 0)
 
     def part(units: tuple[int, ...], found: tuple[float, float], probability: float, bits: int) -> Part:
         return Part(
@@ -174,7 +180,7 @@ def answer(
         total=Effect.of(*total, belief.df, confidence),
         confirmed=True,
         parts=tuple(parts),
-        unexplained=Effect.of(*rest, belief.df, confidence),
+        unexplained=measured(rest, confidence) if rest.base_size and rest.new_size else None,
         settled=settled,
     )
 

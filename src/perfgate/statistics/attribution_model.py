@@ -38,8 +38,12 @@ NOTHING_SHARE = 0.05
 """Prior probability that no setting matters, although a total effect was confirmed."""
 _EVERY_SUBSET = 8
 """Up to so many units every set of single effects is an explanation; above, sets of at most four."""
-_PLANNED_WITH = 200
+_PLANNED_WITH = 100
 """The next boot is chosen with the most probable explanations only."""
+_COMPARED = 64
+"""Candidates among which it is chosen exactly."""
+_BINS = 48
+"""Into which the value of a planned boot is sorted."""
 _LEVEL, _TREND, _FIRST_TERM = 1, 2, 3
 """Columns of the design; column 0 is empty and fills up shorter explanations."""
 
@@ -206,30 +210,31 @@ class Belief:
     def gain(self, candidates: Sequence[int], when: float) -> FloatArray:
         """How much a boot of each candidate subset would tell about *which* units are involved, in nats, shape (C,).
 
-        Half the log of one plus the variance between the predictions of different sets over that within them: the mutual information
-        of the set and the boot if the predictions were normal.
+        The mutual information of the set of involved units and the boot's value, Lindley's measure of an experiment (Lindley 1956),
+        with the value sorted into bins, which can only lose some of it.
         """
         kept = np.argsort(-self.weights)[:_PLANNED_WITH]
         kept = kept[self.weights[kept] > 1e-5]
-        rows = self._design(candidates, when)[:, self.space.columns[kept]].transpose(1, 0, 2)
-        mean = (rows @ self.coefficients[kept][:, :, None])[:, :, 0]
-        spread = self.variance[kept, None] * (1 + ((rows @ self.covariance[kept]) * rows).sum(axis=2))
         weights = self.weights[kept] / self.weights[kept].sum()
         sets, member = np.unique(self.space.involved[kept], return_inverse=True)
         belongs = np.zeros((len(sets), len(kept)))
         belongs[member, np.arange(len(kept))] = weights
-        mass = belongs.sum(axis=1)
-        centre = (belongs @ mean) / mass[:, None]
-        overall = mass @ centre
-        between = mass @ np.square(centre - overall)
-        within = weights @ (spread + np.square(mean - centre[member]))
-        return np.asarray(0.5 * np.log1p(between / within), dtype=np.float64)
-
-    def predict(self, which: int, subset: int, when: float) -> tuple[float, float]:
-        """Level of a subset under one explanation, with its standard error, log units."""
-        row = self._design([subset], when)[0, self.space.columns[which]]
-        error = math.sqrt(float(self.variance[which] * (row @ self.covariance[which] @ row)))
-        return float(row @ self.coefficients[which]), error
+        rows = self._design(candidates, when)[:, self.space.columns[kept]].transpose(1, 0, 2)
+        mean = (rows @ self.coefficients[kept][:, :, None])[:, :, 0]
+        told = np.zeros(len(candidates))
+        # Candidates under which all explanations predict much the same tell nothing: the integral is spared them.
+        spread = weights @ np.square(mean - weights @ mean)
+        closer = np.argsort(-spread)[:_COMPARED]
+        mean, rows = mean[:, closer], rows[:, closer]
+        error = np.sqrt(self.variance[kept, None] * (1 + ((rows @ self.covariance[kept]) * rows).sum(axis=2)))
+        edges = np.linspace((mean - 3 * error).min(), (mean + 3 * error).max(), _BINS - 1)
+        below = special.ndtr((edges - mean[:, :, None]) / error[:, :, None])
+        share = np.diff(below, axis=2, prepend=0.0, append=1.0)
+        shape = (len(sets), *share.shape[1:])
+        by_set = np.maximum(belongs @ share.reshape(len(kept), -1), 1e-12).reshape(shape)
+        expected = belongs.sum(axis=1)[:, None, None] * by_set.sum(axis=0)
+        told[closer] = (by_set * np.log(by_set / expected)).sum(axis=(0, 2))
+        return told
 
     def contrast(self, which: int, one: int, other: int) -> tuple[float, float]:
         """How much slower subset ``one`` is than ``other`` under one explanation, with its standard error, log units."""
