@@ -20,7 +20,10 @@ from perfgate.commands.noise import read_sessions
 from perfgate.errors import InputError
 from perfgate.noise import recorded
 from perfgate.records import SessionResults
+from perfgate.report.attribution_calibration import Tried
+from perfgate.report.attribution_calibration import document as attribution_document
 from perfgate.report.calibration import Simulated, document
+from perfgate.statistics.attribution_simulation import KINDS, World, replicates_needed, search_once
 from perfgate.statistics.calibration import CHUNK, Tally, pools_from, tally
 from perfgate.statistics.contrast import FloatArray
 from perfgate.statistics.gate import Policy
@@ -97,6 +100,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=8, metavar="N", help="of the random numbers (default: 8)")
     parser.add_argument(
+        "--attribution",
+        action="store_true",
+        help="instead: how often the search for the settings at fault is right, and its boots",
+    )
+    parser.add_argument(
         "--recorded",
         nargs="+",
         type=Path,
@@ -133,6 +141,9 @@ def run(args: argparse.Namespace) -> int:
             )
     if args.seed < 0 or min(args.boot_minutes, args.run_minutes) < 0:
         raise InputError("seeds and minutes cannot be negative", remedy="Give 0 or more.")
+    if args.attribution:
+        _write(_attribution(args.suites, args.seed, args.workers), args.output)
+        return 0
     policy = Policy()
     begin = time.perf_counter()
     simulated = simulate(rows(), args.suites, args.seed, policy, args.workers)
@@ -151,21 +162,66 @@ def run(args: argparse.Namespace) -> int:
         boot_minutes=args.boot_minutes,
         run_minutes=args.run_minutes,
     )
-    if args.output is None:
-        sys.stdout.write(text)
-    else:
-        try:
-            args.output.write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise InputError(
-                f"{args.output}: cannot be written: {error.strerror}", remedy="Choose another --output."
-            ) from error
+    _write(text, args.output)
     total = args.suites * len(simulated)
     sys.stderr.write(
         f"{total} simulated suites in {elapsed:.1f} s with {args.workers} processes: "
         f"20,000 suites take {20_000 / total * elapsed:.1f} s\n"
     )
     return 0
+
+
+def _write(text: str, output: Path | None) -> None:
+    if output is None:
+        sys.stdout.write(text)
+        return
+    try:
+        output.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InputError(
+            f"{output}: cannot be written: {error.strerror}", remedy="Choose another --output."
+        ) from error
+
+
+def attribution_worlds() -> list[World]:
+    """Every truth of the attribution table."""
+    found = []
+    for settings, sigma in itertools.product((5, 8), (0.01, 0.02, 0.03)):
+        found.append(World(settings=settings, sigma=sigma, kind="none", size=0.0))
+        found += [
+            World(settings=settings, sigma=sigma, kind=kind, size=size)
+            for size in (0.10, 0.05)
+            for kind in KINDS[1:]
+        ]
+    return found + [
+        World(settings=5, sigma=sigma, kind=kind, size=0.10, outlier_share=0.03)
+        for sigma in (0.01, 0.02)
+        for kind in ("one", "two")
+    ]
+
+
+def _attribution(times: int, seed: int, workers: int) -> str:
+    worlds = attribution_worlds()
+    tasks = [(world, times, (seed, number)) for number, world in enumerate(worlds)]
+    if workers == 1:
+        return attribution_document(list(map(_tried, tasks)), times=times, seed=seed)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        return attribution_document(list(pool.map(_tried, tasks)), times=times, seed=seed)
+
+
+def _tried(task: tuple[World, int, tuple[int, int]]) -> Tried:
+    world, times, seed = task
+    searches = tuple(search_once(world, np.random.default_rng((*seed, 0, number))) for number in range(times))
+    if world.kind == "none":
+        return Tried(world=world, searches=searches)
+    rng = np.random.default_rng((*seed, 1))
+    return Tried(
+        world=world,
+        searches=searches,
+        one_at_a_time=replicates_needed("one at a time", world, 200, rng),
+        full_factorial=replicates_needed("full factorial", world, 200, rng),
+    )
 
 
 def simulate(

@@ -253,9 +253,10 @@ class Search:
 
     def _settled(self, response: Response, belief: Belief) -> bool:
         named = self._named(belief)
-        if not named:
-            return False
         everything = (1 << belief.space.units) - 1
+        if not named:
+            # What both ends seemed to show may not last.
+            return self._no_slower(response, belief, everything, 0)
         return all(
             self._no_slower(response, belief, one, other)
             for one, other in ((everything, named), (everything & ~named, 0))
@@ -315,7 +316,7 @@ class Search:
                 undecided |= sum(1 << int(unit) for unit in np.flatnonzero(doubtful))
         if not complete:
             ended = Ended.BUDGET
-        elif not confirmed:
+        elif not confirmed or (not responsible and all(answer.settled for answer in answers)):
             ended = Ended.NO_EFFECT
         elif all(answer.settled for answer in answers if answer.confirmed) and self._check(beliefs) is None:
             ended = Ended.EXPLAINED
