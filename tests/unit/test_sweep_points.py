@@ -75,7 +75,10 @@ def row(point: str, **more) -> Row:
             finding(row("a=1"), row("a=2", dominated_by=("a=1",)), winner="a=1"),
             "a=1 is better than every other",
         ),
-        (finding(row("a=1"), row("a=2", values=(), problem="died")), "Only a=1 is not dominated, but"),
+        (
+            finding(row("a=1"), row("a=2", values=(), problem="died")),
+            "No winner: only a=1 is not dominated, but not every",
+        ),
     ],
 )
 def test_the_line_under_the_table_claims_no_more_than_was_shown(found, said):

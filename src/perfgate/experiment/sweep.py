@@ -279,7 +279,9 @@ def _objective(
     return Objective(
         name=name,
         direction=metric.sign,
-        margin=cell.margins().get(name, metric.margin),
+        # A GPU entry's wider margin allows for its noise; here the noise is in the comparison itself.
+        margin=cell.workload.margins.get(name, metric.margin),
+        tolerance=metric.tolerance,
         prior=_prior(name, cell, measured, noise),
     )
 

@@ -36,7 +36,12 @@ def conclusion(cell: SweptCell) -> str:
         return f"{cell.winner} is better than every other point in one metric and not worse beyond the margin in the others."
     front = [row.point for row in cell.rows if not row.dominated_by and not row.problem]
     if len(front) == 1:
-        return f"Only {front[0]} is not dominated, but it was not compared with every other point."
+        why = (
+            "not every other point was measured"
+            if any(row.problem for row in cell.rows)
+            else "it is not shown to dominate every other point itself"
+        )
+        return f"No winner: only {front[0]} is not dominated, but {why}."
     return f"No winner: {len(front)} points are not shown to be dominated ({', '.join(front)})."
 
 

@@ -8,6 +8,9 @@ corrected together by Holm's procedure:
 
     p(i, j) = min(1, M · min over m of max(p_sup(m), max over the other metrics of p_not))
 
+A trade is no domination, however wide the margins are: where j is better than i by more than the tolerance in some metric, at the same
+level and uncorrected, p(i, j) is 1. That can only take dominations away.
+
 The *front* is whatever is not shown to be dominated. Points that the data cannot tell apart are all on it: there is no winner inside
 the noise.
 
@@ -45,19 +48,23 @@ class Objective:
         name: of the metric.
         direction: +1 where more is worse (a latency), −1 where less is (a throughput).
         margin: fraction by which a point may be worse and still count as "not worse".
+        tolerance: fraction by which a point may be worse although that is certain; more is a trade.
         prior: of one replicate, from the noise model; None without one.
     """
 
     name: str
     direction: int
     margin: float
+    tolerance: float = 0.0
     prior: Prior | None = None
 
     def __post_init__(self) -> None:
         if self.direction not in (1, -1):
             raise ValueError(f"direction is +1 (more is worse) or -1 (less is worse), not {self.direction}")
-        if not 0 < self.margin < math.inf:
-            raise ValueError(f"a margin is a fraction above 0, not {self.margin}")
+        if not 0 < self.margin < math.inf or not 0 <= self.tolerance < math.inf:
+            raise ValueError(
+                f"a margin is a fraction above 0 and a tolerance one from 0, not {self.margin} and {self.tolerance}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +107,7 @@ def standings(
     if not objectives:
         raise ValueError("points are compared by at least one metric")
     pairs = list(itertools.permutations(range(len(points)), 2))
-    raw = np.asarray([_p_dominates(points, objectives, *pair) for pair in pairs])
+    raw = np.asarray([_p_dominates(points, objectives, *pair, alpha) for pair in pairs])
     adjusted = dict(zip(pairs, holm(raw), strict=True)) if pairs else {}
     beaten: dict[int, list[tuple[float, int]]] = {index: [] for index in range(len(points))}
     for (better, worse), p in adjusted.items():
@@ -130,7 +137,7 @@ def winner(found: Sequence[Standing]) -> int | None:
 
 
 def _p_dominates(
-    points: Sequence[Replicates], objectives: Sequence[Objective], better: int, worse: int
+    points: Sequence[Replicates], objectives: Sequence[Objective], better: int, worse: int, alpha: float
 ) -> float:
     """The p-value against "point ``better`` does not dominate point ``worse``", before correction over pairs."""
     superior: list[float] = []
@@ -139,6 +146,9 @@ def _p_dominates(
         prior = one.prior or _borrowed(points, one.name, {better, worse})
         difference = compare(points[worse].get(one.name, ()), points[better].get(one.name, ()), prior=prior)
         slowdown, margin = one.direction, math.log1p(one.margin)
+        minded = math.log1p(one.tolerance)
+        if (difference.p_greater(minded) if slowdown > 0 else difference.p_less(-minded)) <= alpha:
+            return 1.0  # the other one is better here: a trade
         # A slowdown s of `better` against `worse`: superior if s < 0, not worse if s < margin.
         superior.append(difference.p_less() if slowdown > 0 else difference.p_greater())
         not_worse.append(difference.p_less(margin) if slowdown > 0 else difference.p_greater(-margin))

@@ -8,8 +8,8 @@ import pytest
 from perfgate.statistics.interval import Prior
 from perfgate.statistics.pareto import Objective, standings, winner
 
-TTFT = Objective(name="ttft", direction=1, margin=0.10)
-RATE = Objective(name="rate", direction=-1, margin=0.05)
+TTFT = Objective(name="ttft", direction=1, margin=0.10, tolerance=0.03)
+RATE = Objective(name="rate", direction=-1, margin=0.05, tolerance=0.02)
 
 
 def point(ttft: float, rate: float, *, sd: float = 0.01, boots: int = 4, seed: int = 0) -> dict:
@@ -33,6 +33,13 @@ def test_a_trade_dominates_nothing():
     found = standings([point(100, 50), point(50, 40, seed=1)], [TTFT, RATE])
     assert [one.dominated_by for one in found] == [(), ()]
     assert winner(found) is None
+
+
+def test_no_margin_is_wide_enough_to_make_a_trade_a_domination():
+    """A point certainly slower in one metric dominates nothing, even where the margin would forgive it."""
+    forgiving = [Objective(name=one.name, direction=one.direction, margin=1.0) for one in (TTFT, RATE)]
+    found = standings([point(100, 50), point(50, 40, seed=1), point(55, 45, seed=2)], forgiving)
+    assert [one.dominated_by for one in found] == [(), (), ()]
 
 
 def test_equal_points_dominate_nothing_in_most_sweeps():
