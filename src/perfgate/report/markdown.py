@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from perfgate.records import CellVerdict, Fingerprint, Measurement, MetricVerdict, Outcome, SessionResults
-from perfgate.report import values
+from perfgate.report import attribution, values
 from perfgate.report.escape import html_text, markdown
 from perfgate.report.terminal import summary_line
 
@@ -75,7 +75,7 @@ def _rows(verdict: CellVerdict, metrics: Sequence[MetricVerdict]) -> Iterable[st
 
 
 def _telling(verdict: CellVerdict) -> bool:
-    return verdict.outcome is not Outcome.PASS or bool(verdict.notes)
+    return verdict.outcome is not Outcome.PASS or bool(verdict.notes) or verdict.attribution is not None
 
 
 def _details(verdict: CellVerdict) -> str:
@@ -84,7 +84,8 @@ def _details(verdict: CellVerdict) -> str:
     lines += [f"- next: {_code(verdict.next_step)}"] if verdict.next_step else []
     lines += [f"- note: {markdown(note)}" for note in verdict.notes]
     opened = " open" if verdict.outcome.severity <= Outcome.NO_BASELINE.severity else ""
-    body = "\n\n".join(part for part in ("\n".join(lines), _every_metric(verdict)) if part)
+    found = attribution.document(verdict.attribution) if verdict.attribution is not None else ""
+    body = "\n\n".join(part for part in ("\n".join(lines), found, _every_metric(verdict)) if part)
     # Inside an HTML block there is no Markdown to escape.
     return f"<details{opened}><summary>{html_text(title)}</summary>\n\n{body}\n\n</details>"
 

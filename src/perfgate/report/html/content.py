@@ -49,6 +49,7 @@ def cell_content(
     now = measurement.boots if measurement else ()
     before = charts.boots_of(baseline)
     parts = [
+        sections.attribution(verdict.attribution),
         sections.Section(title="Diagnosis", texts=verdict.notes),
         sections.unbelieved(now),
         sections.replicates(verdict, before, now),

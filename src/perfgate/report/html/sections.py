@@ -10,7 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from perfgate.records import Baseline, BootRecord, CellVerdict, Fingerprint, Measurement, MetricVerdict
+from perfgate.records import (
+    Attribution,
+    Baseline,
+    BootRecord,
+    CellVerdict,
+    Fingerprint,
+    Measurement,
+    MetricVerdict,
+)
+from perfgate.report import attribution as words
 from perfgate.report import values
 from perfgate.report.escape import visible
 from perfgate.report.html import charts
@@ -82,6 +91,17 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
             text = value if isinstance(value, str) else json.dumps(value, default=str)
             flat[visible(f"{prefix}{name}")] = visible(text)
     return flat
+
+
+def attribution(found: Attribution | None) -> Section:
+    """Which settings made the cell slower."""
+    if found is None:
+        return Section(title="Attribution")
+    tables = tuple(
+        Table(caption=words.title(metric), headings=words.HEADINGS, rows=tuple(words.rows(metric)))
+        for metric in found.metrics
+    )
+    return Section(title="Attribution", tables=tables, texts=(words.headline(found), *found.notes))
 
 
 def unbelieved(boots: Sequence[BootRecord]) -> Section:
