@@ -9,7 +9,7 @@ Error is controlled over the whole search, not by boot. A setting is named when 
 it (k settings, m metrics). Under "it does nothing" that ratio is a nonnegative martingale from boot to boot, whatever subsets are chosen
 and whenever one stops, so by Ville's inequality it ever gets there with probability at most α/(k·m); the sum over settings and metrics
 is α (averaged over the prior of what the other settings do). The search ends when what is named is enough and needed: with it alone the
-metric is as slow as with everything, and with everything but it as fast as with nothing, within the tolerance.
+metric is as slow as with everything, and with everything but it as fast as with nothing, but for what is small.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ class SearchPolicy:
         most_pairs: and at most.
         wanted_power: the ends are booted until an effect as large as the margin is shown with this power.
         most_boots: of the search beyond the ends.
+        small_share: of a total, on the log scale; what is left is small when it is below this, however large the total.
         confidence: of the intervals.
         combined: probability from which an interaction is reported.
     """
@@ -58,6 +59,7 @@ class SearchPolicy:
     most_pairs: int = 7
     wanted_power: float = 0.95
     most_boots: int = 60
+    small_share: float = 0.15
     confidence: float = 0.95
     combined: float = 0.9
 
@@ -256,15 +258,16 @@ class Search:
         everything = (1 << belief.space.units) - 1
         if not named:
             # What both ends seemed to show may not last.
-            return self._no_slower(response, belief, everything, 0)
+            return belief.slower(everything, 0, math.log1p(response.tolerance))[1] <= self.policy.overlook
         return all(
             self._no_slower(response, belief, one, other)
             for one, other in ((everything, named), (everything & ~named, 0))
         )
 
     def _no_slower(self, response: Response, belief: Belief, one: int, other: int) -> bool:
-        """Whether a slowdown half-way between tolerance and margin (on the log scale) is excluded."""
-        limit = math.sqrt(math.log1p(response.tolerance) * math.log1p(response.margin))
+        """Whether a slowdown half-way between tolerance and margin is excluded, or one of a small share of a large total."""
+        half_way = math.sqrt(math.log1p(response.tolerance) * math.log1p(response.margin))
+        limit = max(half_way, self.policy.small_share * self.total(response))
         return belief.slower(one, other, limit)[1] <= self.policy.overlook
 
     def _check(self, beliefs: Mapping[Key, Belief]) -> int | None:

@@ -1,0 +1,276 @@
+"""The search for what is at fault: its model, its choices, its endings."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from perfgate.statistics.attribution import Response, Search, SearchPolicy
+from perfgate.statistics.attribution_findings import Ended
+from perfgate.statistics.attribution_forecast import forecast, smallest_effect
+from perfgate.statistics.attribution_model import MOST_UNITS, Spread, believe, design, explanations
+from perfgate.statistics.attribution_simulation import (
+    World,
+    full_factorial,
+    level,
+    one_at_a_time,
+    replicates_needed,
+    search_once,
+)
+from perfgate.statistics.attribution_units import Boot, Units
+from perfgate.statistics.interval import Prior
+
+TTFT, SPEED = ("cell", "mean_ttft_ms"), ("cell", "output_throughput")
+SPREAD = Spread(df=20.0, variance=1e-4, effect=0.1)
+
+
+def responses(*keys, sigma=0.01, tolerance=0.02):
+    return [
+        Response(
+            key=key,
+            tolerance=tolerance,
+            margin=0.05,
+            prior=None if sigma is None else Prior(df=20.0, variance=sigma**2),
+        )
+        for key in keys or (TTFT,)
+    ]
+
+
+def carry_out(search, truth, *, noise=0.01, seed=0, needs=()):
+    """Boots what the search asks for; ``truth`` is bits → log slowdown by metric, ``needs`` pairs (item, what it needs to boot)."""
+    rng = np.random.default_rng(seed)
+    while (chosen := search.next()) is not None:
+        if any(item in chosen and other not in chosen for item, other in needs):
+            search.add(Boot(applied=chosen, failed=True))
+            continue
+        bits = sum(1 << item for item in chosen)
+        values = {key: level(terms, bits) + noise * rng.standard_normal() for key, terms in truth.items()}
+        search.add(Boot(applied=chosen, values=values))
+    return search.findings()
+
+
+@pytest.mark.parametrize("units", [1, 2, 5, 8, MOST_UNITS])
+def test_explanations_are_distinct_and_share_one_prior(units):
+    """No explanation is listed twice, the prior sums to one, and no unit is preferred."""
+    space = explanations(units)
+    terms = [frozenset(row[row > 2]) for row in space.columns]
+    assert len(set(terms)) == len(terms)
+    assert np.exp(space.log_prior).sum() == pytest.approx(1.0)
+    assert np.ptp(space.prior_inclusion) < 1e-12
+
+
+def test_probabilities_agree_with_the_marginal_likelihood_of_a_multivariate_t():
+    """The weights are those of scipy's multivariate t density of the data under each explanation."""
+    from scipy import stats
+
+    space = explanations(2)
+    subsets, times = [0, 3, 1, 2, 3, 0], np.arange(6) / 10
+    y = np.asarray([0.0, 0.11, 0.1, 0.01, 0.09, 0.0])
+    belief = believe(space, subsets, y, times, SPREAD)
+    columns = design(space, subsets, times - times.mean())
+    prior = np.full(columns.shape[1], SPREAD.effect**2)
+    prior[1], prior[2] = 1.0, SPREAD.trend**2
+    logs = []
+    for row in space.columns:
+        used = row[row > 0]
+        shape = SPREAD.variance * np.eye(6) + (columns[:, used] * prior[used]) @ columns[:, used].T
+        logs.append(stats.multivariate_t(shape=shape, df=SPREAD.df).logpdf(y - y.mean()))
+    wanted = np.exp(np.asarray(logs) + space.log_prior)
+    assert belief.weights == pytest.approx(wanted / wanted.sum(), rel=1e-6)
+
+
+def test_the_first_boot_of_a_search_halves_the_settings():
+    """With a large effect the most telling subset has half of eight settings, and is worth one bit."""
+    space = explanations(8)
+    belief = believe(space, [0, 255] * 5, [0.0, 0.1] * 5, np.arange(10) / 10, SPREAD)
+    gain = belief.gain(range(256), 1.0)
+    assert int(np.argmax(gain)).bit_count() in (3, 4, 5)
+    assert 0.55 < gain.max() <= math.log(2) + 0.05
+    assert gain[0] == pytest.approx(0.0, abs=1e-3)
+    assert gain[255] == pytest.approx(0.0, abs=1e-3)
+
+
+def test_a_boot_without_data_is_refused():
+    """Nothing is believed about no boots, nor about values that are not finite."""
+    for values in ([], [math.nan]):
+        with pytest.raises(ValueError, match="finite"):
+            believe(explanations(2), [0] * len(values), values, [0.0] * len(values), SPREAD)
+
+
+@pytest.mark.parametrize("guilty", [(0,), (4,), (1, 3), (0, 2, 4)])
+def test_names_exactly_what_slows(guilty):
+    """One, two or three of five settings that slow by a tenth are named, and no other, with few boots."""
+    search = Search(5, responses())
+    found = carry_out(search, {TTFT: {1 << item: math.log(1.1) for item in guilty}})
+    assert found.ended is Ended.EXPLAINED
+    assert found.responsible == guilty
+    assert found.boots - 2 * search.pairs <= 4 + 4 * len(guilty)
+    (answer,) = found.answers
+    for item in guilty:
+        effect = answer.parts[item].effect
+        assert effect.lower < 0.1 < effect.upper
+    assert sum(answer.parts[item].share for item in guilty) == pytest.approx(1.0, abs=0.15)
+
+
+def test_ends_with_the_two_boots_that_need_no_model():
+    """What is named has been booted alone, and everything but it as well."""
+    search = Search(5, responses())
+    carry_out(search, {TTFT: {1 << 2: math.log(1.1)}})
+    applied = {boot.applied for boot in search.boots}
+    assert {frozenset({2}), frozenset({0, 1, 3, 4})} <= applied
+
+
+def test_no_total_effect_names_nothing_and_boots_only_the_ends():
+    """Where everything applied is no slower than nothing, the search is over after both ends."""
+    search = Search(5, responses())
+    found = carry_out(search, {TTFT: {}})
+    assert found.ended is Ended.NO_EFFECT
+    assert (found.responsible, found.boots) == ((), 2 * search.pairs)
+
+
+def test_a_total_that_does_not_last_ends_without_a_name():
+    """Both ends that differed by chance are outvoted by the boots that follow."""
+    search = Search(4, responses(), confirmed=True, pairs=2)
+    for applied, value in ((frozenset(), 0.0), (frozenset(range(4)), 0.035)) * 2:
+        search.add(Boot(applied=applied, values={TTFT: value}))
+    found = carry_out(search, {TTFT: {}}, noise=0.002)
+    assert found.responsible == ()
+    assert found.ended is Ended.NO_EFFECT
+
+
+def test_two_that_act_only_together_are_named_together():
+    """A pair that slows only when both are applied is named as a pair, each alone near nothing."""
+    found = carry_out(Search(5, responses()), {TTFT: {0b01010: math.log(1.1)}})
+    assert found.responsible == (1, 3)
+    (pair,) = [part for part in found.answers[0].parts if len(part.units) == 2]
+    assert pair.units == (1, 3)
+    assert pair.effect.lower < 0.1 < pair.effect.upper
+    assert abs(found.answers[0].parts[1].effect.estimate) < 0.03
+
+
+def test_each_metric_has_its_own_answer_from_the_same_boots():
+    """Two metrics slowed by different settings get different names, and a metric that is not slower gets none."""
+    truth = {TTFT: {1: math.log(1.3)}, SPEED: {8: math.log(1.1)}, ("cell", "tpot"): {}}
+    found = carry_out(Search(4, responses(*truth)), truth)
+    assert found.responsible == (0, 3)
+    assert [answer.named for answer in found.answers] == [(0,), (3,), ()]
+    assert [answer.confirmed for answer in found.answers] == [True, True, False]
+
+
+def test_without_a_noise_model_the_ends_tell_the_noise():
+    """A threefold slowdown is traced with three pairs and no prior, at a noise of fifteen per cent."""
+    search = Search(5, responses(sigma=None), confirmed=True, pairs=3)
+    rng = np.random.default_rng(1)
+    for applied in (frozenset(), frozenset(range(5))) * 3:
+        value = (math.log(3) if applied else 0.0) + 0.15 * rng.standard_normal()
+        search.add(Boot(applied=applied, values={TTFT: value}))
+    found = carry_out(search, {TTFT: {2: math.log(3)}}, noise=0.15)
+    assert found.responsible == (1,)
+    assert found.boots <= 20
+
+
+def test_settings_of_a_group_are_never_parted():
+    """Given groups are applied as one and named as one."""
+    search = Search(5, responses(), groups=[(1, 3)])
+    found = carry_out(search, {TTFT: {1 << 3: math.log(1.1)}})
+    assert all(len({1, 3} & boot.applied) in (0, 2) for boot in search.boots)
+    assert [found.units[unit] for unit in found.responsible] == [(1, 3)]
+
+
+@pytest.mark.parametrize("needs", [[(0, 4)], [(2, 1)], [(0, 4), (4, 0)]])
+def test_settings_that_do_not_boot_apart_are_merged(needs):
+    """After failed boots the two that need each other are one unit, which is said, and the culprit is still named."""
+    search = Search(5, responses())
+    found = carry_out(search, {TTFT: {1 << 4: math.log(1.2)}}, needs=needs)
+    assert found.ended is Ended.EXPLAINED
+    assert 4 in {item for unit in found.responsible for item in found.units[unit]}
+    assert found.failed <= 6
+    assert all(set(unit) <= {item for pair in needs for item in pair} for unit in found.merged)
+
+
+def test_many_settings_are_bundled_and_the_guilty_bundle_opened():
+    """Of twenty-four settings one is found through its bundle."""
+    search = Search(24, responses())
+    found = carry_out(search, {TTFT: {1 << 17: math.log(1.1)}})
+    assert [found.units[unit] for unit in found.responsible] == [(17,)]
+    assert found.boots - 2 * search.pairs <= 20
+
+
+def test_out_of_boots_says_what_is_undecided():
+    """A search cut off early names nothing without evidence and lists what is still possible."""
+    search = Search(5, responses(sigma=0.03), policy=SearchPolicy(most_boots=1))
+    found = carry_out(search, {TTFT: {1: math.log(1.1)}}, noise=0.03)
+    assert found.ended is Ended.BUDGET
+    assert 0 in (*found.responsible, *found.undecided)
+
+
+@pytest.mark.parametrize(
+    ("items", "groups"), [(0, ()), (3, [(0, 1), (1, 2)]), (2, [(0, 5)])], ids=["none", "twice", "unknown"]
+)
+def test_impossible_units_are_refused(items, groups):
+    """No item, an item in two groups and an unknown item are errors."""
+    with pytest.raises(ValueError, match="at least one item"):
+        Search(items, responses(), groups=groups)
+
+
+def test_a_search_without_metric_is_refused():
+    """There must be something to explain."""
+    with pytest.raises(ValueError, match="at least one metric"):
+        Search(2, [])
+
+
+def test_every_failure_is_explained_by_a_pair_that_no_success_rules_out():
+    """Suspicion after a failure falls on pairs from inside to outside, less those that a good boot parted."""
+    units = Units.of(3, (), most=MOST_UNITS)
+    boots = [
+        Boot(applied=frozenset(), values={TTFT: 0.0}),
+        Boot(applied=frozenset({0, 1, 2}), values={TTFT: 0.0}),
+        Boot(applied=frozenset({0, 1}), values={TTFT: 0.0}),
+        Boot(applied=frozenset({0}), failed=True),
+    ]
+    # 0 without 2 came up, so 0 needs 1.
+    assert units.may_boot(0b001, boots) == 0.0
+    assert units.may_boot(0b101, boots) == 0.0
+    assert units.may_boot(0b010, boots) == 1.0
+    assert units.after_failures(boots).units == ((0, 1), (2,))
+
+
+def test_the_forecast_is_what_such_a_search_takes():
+    """The planned boots are near those of searches with one culprit, and the search itself is left as it was."""
+    search = Search(5, responses(), confirmed=True, pairs=5)
+    for applied in (frozenset(), frozenset(range(5))) * 5:
+        search.add(Boot(applied=applied, values={TTFT: math.log(1.1) if applied else 0.0}))
+    expected = forecast(search, 5, np.random.default_rng(3))
+    assert len(search.boots) == 10
+    assert 3 <= expected <= 9
+    assert 0.02 <= smallest_effect(search, search.responses[0], expected) < 0.05
+
+
+@pytest.mark.parametrize("kind", ["none", "one", "two", "only together"])
+def test_simulated_searches_are_right(kind):
+    """At a noise of two per cent and effects of a tenth, ten of ten simulated searches name the right set."""
+    world = World(settings=5, sigma=0.02, kind=kind, size=0.10)
+    found = [search_once(world, np.random.default_rng((5, number))) for number in range(10)]
+    assert sum(one.right for one in found if one.confirmed or kind == "none") >= 9
+
+
+def test_the_simpler_designs_are_right_where_they_can_be():
+    """One setting at a time finds single effects and never a pair that acts only together; a full factorial finds both."""
+    rng = np.random.default_rng(1)
+    single, pair = (World(settings=4, sigma=0.01, kind=kind, size=0.1) for kind in ("one", "only together"))
+    assert one_at_a_time(single, 3, 100, rng) > 0.9
+    assert one_at_a_time(pair, 10, 100, rng) == 0.0
+    assert full_factorial(single, 2, 100, rng) > 0.9
+    assert full_factorial(pair, 2, 100, rng) > 0.9
+    assert replicates_needed("one at a time", pair, 50, rng) is None
+
+
+def test_subset_bits_and_items_are_inverse():
+    """Every subset of units is recovered from its items, and a boot that parts a unit has none."""
+    units = Units.of(6, [(0, 5)], most=MOST_UNITS)
+    for size in range(len(units.units) + 1):
+        for chosen in itertools.combinations(range(len(units.units)), size):
+            mask = sum(1 << unit for unit in chosen)
+            assert units.mask(units.items_of(mask)) == mask
+    assert units.mask({0}) is None
