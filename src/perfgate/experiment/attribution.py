@@ -30,7 +30,7 @@ from perfgate.verdict import boot_means, invalidity
 
 UNBELIEVED = 3
 """Boots that cannot be believed after which a search ends."""
-FORECASTS = 6
+FORECASTS = 4
 """Simulated searches from which the plan's number of boots is taken."""
 
 

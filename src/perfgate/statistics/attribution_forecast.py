@@ -11,6 +11,9 @@ from perfgate.statistics.attribution import Response, Search
 from perfgate.statistics.attribution_units import Boot, Key
 from perfgate.statistics.contrast import student_quantile
 
+MOST_SIMULATED = 40
+"""Boots after which a simulated search is not followed any further."""
+
 
 def forecast(search: Search, times: int, rng: np.random.Generator) -> int:
     """Boots that the search still needs if one setting alone makes the difference: the mean over simulated searches.
@@ -28,7 +31,7 @@ def forecast(search: Search, times: int, rng: np.random.Generator) -> int:
         before = len(trial.boots)
         effects = {response.key: trial.total(response) for response in search.responses}
         spreads = {response.key: math.sqrt(trial.prior(response).variance) for response in search.responses}
-        while (chosen := trial.next()) is not None:
+        while len(trial.boots) - before < MOST_SIMULATED and (chosen := trial.next()) is not None:
             trial.add(Boot(applied=chosen, values=_simulated(culprit in chosen, effects, spreads, rng)))
         needed.append(len(trial.boots) - before)
     return math.ceil(float(np.mean(needed)))

@@ -1,7 +1,8 @@
 """``python -m vllm.entrypoints.openai.api_server`` with scripted times.
 
 ``--max-num-seqs`` limits the requests in progress, as it does in vLLM. ``--fake-ttft-ms`` and ``--fake-tpot-ms`` are the truth; each
-boot is off by a factor of its own, log-normal with ``--fake-noise`` (default 1%).
+boot is off by a factor of its own, log-normal with ``--fake-noise`` (default 1%). With ``FAKE_RELEASE`` set it plays a release, "old" or
+"new", whose defaults moved, and tells its resolved configuration: the new one schedules asynchronously, which doubles its TPOT.
 """
 
 import argparse
@@ -15,6 +16,8 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+RELEASE = os.environ.get("FAKE_RELEASE", "")
+
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(allow_abbrev=False)
@@ -24,6 +27,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--max-num-seqs", type=int, default=64)
     parser.add_argument("--enforce-eager", action="store_true")
+    parser.add_argument("--async-scheduling", action=argparse.BooleanOptionalAction, default=RELEASE == "new")
+    parser.add_argument("--block-size", type=int, default=32 if RELEASE == "new" else 16)
     parser.add_argument("--fake-ttft-ms", type=float, default=10.0)
     parser.add_argument("--fake-tpot-ms", type=float, default=2.0)
     parser.add_argument("--fake-noise", type=float, default=0.01)
@@ -37,7 +42,7 @@ class State:
         self.options = options
         factor = math.exp(random.gauss(0.0, options.fake_noise))
         self.ttft_s = options.fake_ttft_ms / 1000 * factor
-        self.tpot_s = options.fake_tpot_ms / 1000 * factor
+        self.tpot_s = options.fake_tpot_ms / 1000 * factor * (2 if options.async_scheduling else 1)
         self.slots = threading.BoundedSemaphore(options.max_num_seqs)
         self.lock = threading.Lock()
         self.requests = 0
@@ -82,6 +87,14 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(json.dumps({"object": "list", "data": [{"id": name, "object": "model"}]}).encode())
         elif path == "/metrics":
             self.answer(self.state.metrics().encode(), "text/plain; version=0.0.4")
+        elif path == "/server_info" and RELEASE:
+            options = self.state.options
+            config = {
+                "scheduler_config": {"async_scheduling": options.async_scheduling},
+                "cache_config": {"block_size": options.block_size},
+                "kernel_config": {"of_the_release": RELEASE},
+            }
+            self.answer(json.dumps({"vllm_config": config}).encode())
         elif path == "/version":
             self.answer(b'{"version":"0.0.1"}')
         else:

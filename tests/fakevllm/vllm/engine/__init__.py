@@ -1,0 +1,1 @@
+"""Where the real vLLM keeps its arguments."""

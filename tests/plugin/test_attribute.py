@@ -1,0 +1,103 @@
+"""--attribute from the command line to table and results, on a fake vLLM whose truth is in its flags."""
+
+import sys
+
+import pytest
+
+CHANGES = ("--vllm-arg=--enforce-eager", "--vllm-arg=--fake-noise=0.011", "--env=ONE=1", "--env=TWO=2")
+"""Four changes that do nothing to the fake's times."""
+
+
+@pytest.fixture
+def project(project):
+    """The project with a workload of a third of the size: effects here are large."""
+    toml = project.path / "perfgate.toml"
+    toml.write_text(toml.read_text().replace("num_prompts = 24", "num_prompts = 8"))
+    return project
+
+
+def attribution(project) -> dict:
+    (verdict,) = project.session()["verdicts"]
+    return verdict["attribution"]
+
+
+def test_names_the_one_setting_that_matters(project):
+    """Of five changed settings the one that slows is named, with effect, interval, share and boots, and nothing is stored as a baseline."""
+    result = project.pytest("--attribute", "--vllm-arg=--fake-tpot-ms=6", *CHANGES)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        ["*attributing the difference of fake to 5 settings: about * boots*tells a setting's effect of*"]
+    )
+    result.stdout.fnmatch_lines(["*attribution of cpu/fake-model/fake/quick: because of --fake-tpot-ms 6 (*"])
+    result.stdout.fnmatch_lines(["*[*] --fake-tpot-ms 6 * +*%*[[]*]*%*", "*left without them*"])
+    found = attribution(project)
+    assert found["responsible"] == ["--fake-tpot-ms 6"]
+    assert found["ended"] == "explained"
+    (tpot,) = [metric for metric in found["metrics"] if metric["metric"] == "mean_tpot_ms"]
+    (part,) = [part for part in tpot["parts"] if part["named"]]
+    assert part["lower"] < part["effect"] < part["upper"]
+    assert part["effect"] == pytest.approx(2.0, abs=0.3)
+    assert part["share"] == pytest.approx(1.0, abs=0.1)
+    assert found["search_boots"] == len(found["boots"]) <= 12
+    assert all(boot["metrics"]["mean_tpot_ms"] for boot in found["boots"])
+    assert not (project.path / ".perfgate/baselines").exists()
+
+
+def test_a_moved_default_of_a_new_version_is_pinned_back(project):
+    """Across versions the default that slows is named with how much comes back, and what no flag can set is said."""
+    old = project.path / "old-python"
+    old.write_text(f'#!/bin/sh\nFAKE_RELEASE=old exec "{sys.executable}" "$@"\n')
+    old.chmod(0o755)
+    result = project.pytest("--against", str(old), "--attribute", FAKE_RELEASE="new")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*comes back by --no-async-scheduling (async_scheduling: false → true) (*"])
+    found = attribution(project)
+    assert found["kind"] == "versions"
+    assert len(found["settings"]) == 2
+    (tpot,) = [metric for metric in found["metrics"] if metric["metric"] == "mean_tpot_ms"]
+    (part,) = [part for part in tpot["parts"] if part["named"]]
+    assert part["share"] == pytest.approx(1.0, abs=0.15)
+    assert any("no flag sets of_the_release" in note for note in found["notes"])
+    assert any("of it comes back" in note for note in found["notes"])
+
+
+def test_no_slowdown_names_nothing_and_boots_nothing_more(project):
+    """Where the A/B confirms no slowdown, no setting is named and the search makes no boot."""
+    result = project.pytest("--attribute", *CHANGES)
+    assert result.parseoutcomes().get("failed", 0) == 0
+    result.stdout.fnmatch_lines(
+        ["*attribution of *: no setting is named: no slowdown is confirmed (6 boots)"]
+    )
+    found = attribution(project)
+    assert (found["responsible"], found["search_boots"], found["ended"]) == ([], 0, "no effect")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "--attribute needs a difference"),
+        (("--env=A=1", "--new-baselines"), "drop --new-baselines"),
+        (("--env=A=1", "--update-baselines"), "drop --new-baselines/--update-baselines"),
+    ],
+)
+def test_attribution_of_nothing_and_into_baselines_is_refused(project, arguments, said):
+    """--attribute without a difference, or together with recording, is a usage error before anything boots."""
+    assert said in project.refused("--attribute", *arguments)
+    assert not (project.path / ".perfgate").exists()
+
+
+def test_equal_entries_fail_before_anything_boots(project):
+    """--attribute against an entry with the same settings says so and boots nothing."""
+    result = project.pytest("--attribute", "--against-server", "fake")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*'fake' and 'fake' have the same settings*"])
+    assert not list((project.path / ".perfgate").rglob("*.log"))
+
+
+def test_out_of_time_keeps_what_is_known(project):
+    """With --max-minutes too small for a search the verdict stands, and the attribution says that time was over."""
+    result = project.pytest("--attribute", "--vllm-arg=--fake-tpot-ms=6", *CHANGES, "--max-minutes", "0.02")
+    found = attribution(project)
+    result.assert_outcomes(failed=1)
+    assert (found["ended"], found["responsible"]) == ("budget", [])
+    assert any("time was over" in note for note in found["notes"])
