@@ -11,7 +11,7 @@ from perfgate.report import values
 from perfgate.report.escape import markdown, no_workflow_commands, visible
 
 HEADINGS = ("setting", "effect", "interval", "share", "boots")
-LEAST = 24
+LEAST = 12
 """Columns that a setting's words get at least."""
 
 
