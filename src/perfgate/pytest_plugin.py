@@ -6,18 +6,21 @@ Hooks only delegate. A verdict fails the test it belongs to; what is printed at 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
 from perfgate.errors import PerfgateError
+from perfgate.pytesting.console import announce, progress
+from perfgate.pytesting.options import add_options, check_options, suite_options
+from perfgate.pytesting.signals import end_on_sigterm
 
 # This module is imported by every pytest run of an environment that has perfgate: what is heavy waits until a test asks for it.
 if TYPE_CHECKING:
     from perfgate.experiment.gate import Settled
-    from perfgate.experiment.suite import Suite, SuiteOptions
+    from perfgate.experiment.suite import Suite
     from perfgate.records import CellVerdict, Measurement, SessionResults
     from perfgate.selection import Target
 
@@ -29,6 +32,9 @@ WRITTEN = pytest.StashKey[Path | str]()
 """Where the results of the session are, or why they could not be written."""
 PAGE = pytest.StashKey[list[str]]()
 """Where the HTML page is, and what is missing from it; or why it could not be written."""
+
+WAITING = pytest.StashKey[set[str]]()
+"""Tests of a server that have not run yet."""
 
 ERROR = pytest.StashKey[PerfgateError]()
 """Why no cells could be chosen; it is reported if a test that needs them is left after deselection."""
@@ -56,130 +62,7 @@ GREEN = {"PASS", "IMPROVEMENT"}
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Adds the one group of options."""
-    add = parser.getgroup("perfgate", "perfgate: did vLLM get slower?").addoption
-    add(
-        "--gpu",
-        default="auto",
-        metavar="NAME",
-        help="GPU entry; auto asks NVML, cpu is the machine itself (default: auto)",
-    )
-    add("--model", metavar="NAME", help="model entry (default: the server's, else the GPU's)")
-    add(
-        "--server",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="server entry; repeatable (default: the GPU's)",
-    )
-    add(
-        "--workload",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="workload entry; repeatable (default: the GPU's)",
-    )
-    add(
-        "--vllm-arg",
-        action="append",
-        default=[],
-        metavar="ARG",
-        help="one more flag: --vllm-arg=--max-num-seqs=1; repeatable",
-    )
-    add(
-        "--env",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="one more variable for the server; repeatable",
-    )
-    add("--server-python", metavar="PATH", help="the Python that has vLLM, for local launchers")
-    add("--boot-timeout", type=float, metavar="SECONDS", help="instead of the server entry's boot_timeout_s")
-    add("--replicates", type=int, metavar="N", help="boots of each server (default: the GPU entry's, else 3)")
-    add(
-        "--load-processes",
-        type=int,
-        default=1,
-        metavar="N",
-        help="client processes that share the load (default: 1)",
-    )
-    add(
-        "--baselines",
-        type=Path,
-        metavar="DIR",
-        help="folder of baselines (default: baselines/, for cpu .perfgate/baselines/)",
-    )
-    add("--new-baselines", action="store_true", help="record the missing baselines, never change one")
-    add(
-        "--update-baselines",
-        action="store_true",
-        help="replace the baselines of the judged cells, record the missing",
-    )
-    add(
-        "--baseline-note",
-        action="append",
-        default=[],
-        metavar="TEXT",
-        help="why; kept in the recorded baseline",
-    )
-    add(
-        "--against",
-        metavar="PYTHON|IMAGE",
-        help="A/B: interleave with this other environment, no stored baseline",
-    )
-    add(
-        "--against-server",
-        metavar="NAME",
-        help="A/B: interleave with this other server entry, no stored baseline",
-    )
-    add(
-        "--sweep",
-        action="append",
-        default=[],
-        metavar="FLAG=VALUE,VALUE",
-        help="measure each value on servers of its own and show the Pareto front; several make a grid",
-    )
-    add(
-        "--attribute",
-        action="store_true",
-        help="A/B against --against-server, --against or the entry without --vllm-arg/--env; then find the settings at fault",
-    )
-    add("--max-minutes", type=float, metavar="N", help="bound on the confirmation or A/B of each server")
-    add("--strict-verdicts", action="store_true", help="INCONCLUSIVE fails instead of being skipped")
-    add("--strict-claims", action="store_true", help="a claim that does not hold here fails")
-    add("--require-gpu", action="store_true", help="a missing GPU fails instead of skipping")
-    add(
-        "--kernel-change",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="kernels: measure this entry of changes.toml at kernel and at serving level; repeatable",
-    )
-    add(
-        "--vllm-source",
-        type=Path,
-        metavar="DIR",
-        help="kernels: an unpacked vLLM instead of the installed one",
-    )
-    add(
-        "--perfgate-config",
-        action="append",
-        type=Path,
-        default=[],
-        metavar="FILE",
-        help="instead of ./perfgate.toml",
-    )
-    add(
-        "--perfgate-results",
-        type=Path,
-        metavar="DIR",
-        help="folder of the results file (default: .perfgate/results)",
-    )
-    add(
-        "--perfgate-history",
-        metavar="FILE|URL",
-        help="history of sessions (default: .perfgate/history.sqlite); none for no history",
-    )
-    add("--perfgate-html", type=Path, metavar="FILE", help="also write the session as one HTML page")
+    add_options(parser)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -187,7 +70,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Checks the options and prepares the session; nothing is looked up yet."""
     for marker in MARKERS:
         config.addinivalue_line("markers", marker)
-    _check_options(config)
+    check_options(config)
     config.stash[VERDICTS] = []
     config.stash[MEASUREMENTS] = []
     config.pluginmanager.register(Collector(config.stash[VERDICTS]), "perfgate-collector")
@@ -223,6 +106,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     ours = [(item, found) for item in items if (found := _target(item)) is not None]
     servers = list(dict.fromkeys(target.cell.server for _, target in ours))
     order = {id(item): (servers.index(target.cell.server), _stage(item)) for item, target in ours}
+    config.stash[WAITING] = {item.nodeid for item, _ in ours}
     slots = [index for index, item in enumerate(items) if id(item) in order]
     for index, item in zip(
         slots, sorted((item for item, _ in ours), key=lambda item: order[id(item)]), strict=True
@@ -234,6 +118,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             suite_of(config).plan(tuple(judged.values()))
         except PerfgateError as error:
             raise pytest.UsageError(str(error)) from error
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    """After the last test that wants a server none of ours runs on: the device is free for others, and other tests are alone."""
+    waiting = item.config.stash.get(WAITING, set())
+    if item.nodeid in waiting:
+        waiting.discard(item.nodeid)
+        if not waiting and SUITE in item.config.stash:
+            item.config.stash[SUITE].close()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -276,7 +170,7 @@ class Collector:
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any | None:
     """All tests of a server go to one worker."""
-    from perfgate.pytest_xdist import scheduler
+    from perfgate.pytesting.xdist import scheduler
 
     return scheduler(config, log)
 
@@ -391,9 +285,10 @@ def suite_of(config: pytest.Config) -> Suite:
     if SUITE not in config.stash:
         from perfgate.experiment.suite import Suite
 
-        config.stash[SUITE] = Suite(_options(config))
-        config.stash[SUITE].progress = _progress(config)
-        config.stash[SUITE].announce = _announce(config)
+        end_on_sigterm()
+        config.stash[SUITE] = Suite(suite_options(config))
+        config.stash[SUITE].progress = progress(config)
+        config.stash[SUITE].announce = announce(config)
     return config.stash[SUITE]
 
 
@@ -433,63 +328,6 @@ def missing_gpu(request: pytest.FixtureRequest, reason: str) -> NoReturn:
     pytest.skip(reason)
 
 
-def _check_options(config: pytest.Config) -> None:
-    if config.getoption("--new-baselines") and config.getoption("--update-baselines"):
-        raise pytest.UsageError(
-            "--new-baselines never changes a baseline, --update-baselines replaces: give one of them"
-        )
-    if config.getoption("--against") and config.getoption("--against-server"):
-        raise pytest.UsageError(
-            "--against changes the environment, --against-server the flags: give one of them"
-        )
-    if (config.getoption("--against") or config.getoption("--against-server")) and (
-        config.getoption("--new-baselines") or config.getoption("--update-baselines")
-    ):
-        raise pytest.UsageError(
-            "an A/B needs no stored baseline and records none: drop --new-baselines/--update-baselines"
-        )
-    _check_sweep(config)
-    _check_attribute(config)
-    for option in ("--replicates", "--load-processes", "--boot-timeout", "--max-minutes"):
-        value = config.getoption(option)
-        if value is not None and value <= 0:
-            raise pytest.UsageError(f"{option} is {value}; it must be above 0")
-    for path in config.getoption("--perfgate-config"):
-        if not path.is_file():
-            raise pytest.UsageError(f"--perfgate-config {path}: no such file")
-
-
-def _check_attribute(config: pytest.Config) -> None:
-    given = config.getoption
-    if not given("--attribute"):
-        return
-    if given("--new-baselines") or given("--update-baselines"):
-        raise pytest.UsageError(
-            "--attribute needs no stored baseline and records none: drop --new-baselines/--update-baselines"
-        )
-    if not (given("--against") or given("--against-server") or given("--vllm-arg") or given("--env")):
-        raise pytest.UsageError(
-            "--attribute needs a difference: give --vllm-arg or --env, --against-server NAME, or --against PYTHON"
-        )
-
-
-def _check_sweep(config: pytest.Config) -> None:
-    given = config.getoption("--sweep")
-    if not given:
-        return
-    for option in ("--new-baselines", "--update-baselines", "--against", "--against-server", "--attribute"):
-        if config.getoption(option):
-            raise pytest.UsageError(
-                f"--sweep compares its points with each other, not with a baseline or another side: drop {option}"
-            )
-    from perfgate.experiment.sweep import parse_sweeps
-
-    try:
-        parse_sweeps(given)
-    except PerfgateError as error:
-        raise pytest.UsageError(str(error)) from error
-
-
 def _check_before_workers(config: pytest.Config) -> None:
     """With xdist only workers collect, and an error there is a crash: look the names up before they start."""
     expression = config.getoption("markexpr", "") or ""
@@ -507,80 +345,6 @@ def _check_before_workers(config: pytest.Config) -> None:
 
 def _server_id(target: Target) -> str:
     return f"{target.cell.gpu}/{target.cell.model}/{target.cell.server}"
-
-
-def _options(config: pytest.Config) -> SuiteOptions:
-    from perfgate.experiment.gate import Writing
-    from perfgate.experiment.suite import SuiteOptions
-
-    get = config.getoption
-    writing = (
-        Writing.UPDATE
-        if get("--update-baselines")
-        else Writing.NEW
-        if get("--new-baselines")
-        else Writing.NOTHING
-    )
-    return SuiteOptions(
-        root=config.rootpath,
-        command="pytest " + " ".join(config.invocation_params.args),
-        gpu=get("--gpu"),
-        model=get("--model"),
-        servers=tuple(get("--server")),
-        workloads=tuple(get("--workload")),
-        vllm_args=tuple(get("--vllm-arg")),
-        env=tuple(get("--env")),
-        python=get("--server-python"),
-        boot_timeout_s=get("--boot-timeout"),
-        replicates=get("--replicates"),
-        load_processes=get("--load-processes"),
-        baselines=get("--baselines"),
-        results=get("--perfgate-results"),
-        config=tuple(get("--perfgate-config")),
-        writing=writing,
-        against=get("--against"),
-        against_server=get("--against-server"),
-        attribute=get("--attribute"),
-        max_minutes=get("--max-minutes"),
-        worker=_worker(config),
-        notes=tuple(get("--baseline-note")),
-    )
-
-
-def _progress(config: pytest.Config) -> Callable[[str], None]:
-    """One line that changes while servers boot and load runs; nothing where the output is not a terminal."""
-    reporter = config.pluginmanager.get_plugin("terminalreporter")
-    capture = config.pluginmanager.get_plugin("capturemanager")
-    writer = config.get_terminal_writer() if reporter is not None else None
-    if writer is None or capture is None or not writer.hasmarkup or config.get_verbosity() < 0:
-        return lambda _words: None
-
-    def show(words: str) -> None:
-        with capture.global_and_fixture_disabled():
-            writer.write(f"\r\x1b[2K{words[: writer.fullwidth - 1]}\r", flush=True)
-
-    return show
-
-
-def _announce(config: pytest.Config) -> Callable[[str], None]:
-    """Whole lines that a person must see, also where the output is no terminal."""
-    capture = config.pluginmanager.get_plugin("capturemanager")
-    if capture is None or hasattr(config, "workeroutput"):
-        return lambda _words: None
-    writer = config.get_terminal_writer()
-
-    def show(words: str) -> None:
-        with capture.global_and_fixture_disabled():
-            writer.line()
-            writer.line(f"perfgate: {words}")
-
-    return show
-
-
-def _worker(config: pytest.Config) -> tuple[int, int]:
-    """Which of how many xdist workers this is; (0, 1) without xdist."""
-    given = getattr(config, "workerinput", None)
-    return (int(given["workerid"].removeprefix("gw")), int(given["workercount"])) if given else (0, 1)
 
 
 def _parameters(item: pytest.Item) -> dict[str, Any]:

@@ -110,6 +110,9 @@ def project(pytester, monkeypatch) -> Project:
     monkeypatch.setenv(
         "PYTHONPATH", f"{REPOSITORY}{os.pathsep}{os.environ.get('PYTHONPATH', '')}".rstrip(os.pathsep)
     )
+    # Leases are kept in the temporary folder: these servers are fakes and wait for nobody's.
+    (pytester.path / "tmp").mkdir()
+    monkeypatch.setenv("TMPDIR", str(pytester.path / "tmp"))
     for variable in ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY", "PYTEST_ADDOPTS"):
         monkeypatch.delenv(variable, raising=False)
     return Project(pytester)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from perfgate.pytest_xdist import scope_of
+from perfgate.pytesting.xdist import scope_of
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,37 @@
+"""What a person sees while servers boot and load runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+
+def progress(config: pytest.Config) -> Callable[[str], None]:
+    """One line that changes while servers boot and load runs; nothing where the output is not a terminal."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    capture = config.pluginmanager.get_plugin("capturemanager")
+    writer = config.get_terminal_writer() if reporter is not None else None
+    if writer is None or capture is None or not writer.hasmarkup or config.get_verbosity() < 0:
+        return lambda _words: None
+
+    def show(words: str) -> None:
+        with capture.global_and_fixture_disabled():
+            writer.write(f"\r\x1b[2K{words[: writer.fullwidth - 1]}\r", flush=True)
+
+    return show
+
+
+def announce(config: pytest.Config) -> Callable[[str], None]:
+    """Whole lines that a person must see, also where the output is no terminal."""
+    capture = config.pluginmanager.get_plugin("capturemanager")
+    if capture is None or hasattr(config, "workeroutput"):
+        return lambda _words: None
+    writer = config.get_terminal_writer()
+
+    def show(words: str) -> None:
+        with capture.global_and_fixture_disabled():
+            writer.line()
+            writer.line(f"perfgate: {words}")
+
+    return show

@@ -1,0 +1,66 @@
+"""When servers end: after the last test that wants one, and when the session is told to stop."""
+
+import contextlib
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+WATCHING = """
+import psutil
+
+
+def vllm():
+    return [child for child in psutil.Process().children(recursive=True) if "vllm" in " ".join(child.cmdline())]
+
+
+def test_1_before_the_load(server_target):
+    pass
+
+
+def test_2_a_server(server):
+    assert vllm()
+
+
+def test_3_another_thing():
+    assert not vllm()
+"""
+
+
+def vllm_below(pid):
+    found = []
+    for child in psutil.Process(pid).children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if "api_server" in " ".join(child.cmdline()):
+                found.append(child)
+    return found
+
+
+def test_no_server_outlives_the_last_test_that_wants_one(project):
+    """A server is shared by the tests that want one and ended after the last of them, not at the end of the session."""
+    (project.path / "tests/test_watching.py").write_text(WATCHING)
+    result = project.pytester.runpytest_subprocess("-p", "no:cacheprovider", "tests/test_watching.py")
+    result.assert_outcomes(passed=3)
+
+
+def test_sigterm_ends_the_session_like_ctrl_c(project):
+    """A cancelled job leaves no server, and the session ends as interrupted, with its table and results."""
+    suite = subprocess.Popen(
+        [sys.executable, "-m", "pytest", "-m", "serving", "-p", "no:cacheprovider", "--new-baselines"],
+        cwd=project.path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    while not (servers := vllm_below(suite.pid)):
+        assert suite.poll() is None, suite.communicate()
+        assert time.monotonic() < deadline
+    suite.send_signal(signal.SIGTERM)
+    output, _ = suite.communicate(timeout=60)
+    assert suite.returncode == pytest.ExitCode.INTERRUPTED, output
+    assert "SIGTERM" in output
+    assert not [server for server in servers if server.is_running()]
