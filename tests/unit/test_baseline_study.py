@@ -9,6 +9,8 @@ import pytest
 from perfgate.baseline import DirectoryStore
 from perfgate.catalogue import load_catalogue
 from perfgate.records import Baseline, Cell
+from perfgate.server import ServerSpec
+from perfgate.workload import WorkloadSpec
 
 ROOT = Path(__file__).resolve().parents[2] / "baselines"
 STORE = DirectoryStore(ROOT)
@@ -99,6 +101,7 @@ def stored() -> dict[tuple[str, str], Baseline]:
         (PHASES[cell.server], LETTERS[cell.workload]): STORE.read(cell).baseline
         for cell in STORE.cells()
         if cell.gpu == "gb10"
+        if cell.gpu == "gb10"
     }
 
 
@@ -168,13 +171,12 @@ def test_names_are_in_the_catalogues() -> None:
     for cell in STORE.cells():
         baseline = STORE.read(cell).baseline
         assert cell.model in models
-        work = workloads[cell.workload].data
-        given = {name: value for name, value in baseline.workload.items() if name != "name"}
-        assert {name: work.get(name) for name in given} == given
+        work = workloads[cell.workload].parse(WorkloadSpec).model_dump(mode="json")
+        assert {name: work[name] for name in baseline.workload} == baseline.workload
+        entry = servers[cell.server].parse(ServerSpec).public()
         for table in ("args", "env"):
             given = baseline.server[table]
-            entry = servers[cell.server].data[table]
-            assert {name: entry.get(name) for name in given} == given
+            assert {name: entry[table].get(name) for name in given} == given
 
 
 def test_files_are_as_the_store_writes_them(tmp_path: Path) -> None:
