@@ -279,16 +279,17 @@ class Search:
         for response in self._confirmed():
             named = self._named(beliefs[response.key])
             for subset in (named, everything & ~named):
-                if subset not in booted and self._units.may_boot(subset, self._boots) > 0:
+                if subset not in booted and self._units.may_boot([subset], self._boots)[0] > 0:
                     return subset
         return None
 
     def _most_telling(self, beliefs: Sequence[Belief]) -> int | None:
-        count = 1 << len(self._units.units)
-        candidates = [subset for subset in range(count) if self._units.may_boot(subset, self._boots) > 0]
+        every = range(1 << len(self._units.units))
+        chances = self._units.may_boot(every, self._boots)
+        candidates = [subset for subset in every if chances[subset] > 0]
         if not candidates:
             return None
-        chance = np.asarray([self._units.may_boot(subset, self._boots) for subset in candidates])
+        chance = np.asarray([chances[subset] for subset in candidates])
         when = len(self._boots) / 10
         gain: FloatArray = np.sum([belief.gain(candidates, when) for belief in beliefs], axis=0)
         return candidates[int(np.argmax(gain * chance))]

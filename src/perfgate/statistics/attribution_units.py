@@ -100,19 +100,23 @@ class Units:
         held = {item for group in together for item in group}
         return sorted([*together, *((item,) for item in unit if item not in held)])
 
-    def may_boot(self, mask: int, boots: Sequence[Boot]) -> float:
-        """How probable it is that a subset boots, from the failures so far; 0 where it has failed already.
+    def may_boot(self, masks: Sequence[int], boots: Sequence[Boot]) -> list[float]:
+        """How probable it is that each subset boots, from the failures so far; 0 where it has failed already.
 
         A failure says that some unit inside the subset needs one outside. Every pair that a boot which came up has not ruled out is
         as likely as the others.
         """
-        chance = 1.0
-        for failed, pairs in self._suspects(boots):
-            if failed == mask:
-                return 0.0
-            broken = sum(bool(mask >> inside & 1) and not mask >> outside & 1 for inside, outside in pairs)
-            chance *= 1 - broken / len(pairs) if pairs else 1.0
-        return chance
+        suspects = self._suspects(boots)
+        chances = []
+        for mask in masks:
+            chance = 1.0
+            for failed, pairs in suspects:
+                broken = sum(
+                    bool(mask >> inside & 1) and not mask >> outside & 1 for inside, outside in pairs
+                )
+                chance *= 0.0 if failed == mask else 1 - broken / len(pairs) if pairs else 1.0
+            chances.append(chance)
+        return chances
 
     def after_failures(self, boots: Sequence[Boot]) -> Units:
         """The units with those merged that failures to boot have shown to belong together."""
@@ -143,6 +147,8 @@ class Units:
 
     def _suspects(self, boots: Sequence[Boot]) -> list[tuple[int, tuple[tuple[int, int], ...]]]:
         """For each failed subset the pairs (inside, outside) of units that may have made it fail."""
+        if not any(boot.failed for boot in boots):
+            return []
         up = {mask for boot in boots if not boot.failed and (mask := self.mask(boot.applied)) is not None}
         failed = {mask for boot in boots if boot.failed and (mask := self.mask(boot.applied)) is not None}
         found = []

@@ -230,9 +230,7 @@ def test_every_failure_is_explained_by_a_pair_that_no_success_rules_out():
         Boot(applied=frozenset({0}), failed=True),
     ]
     # 0 without 2 came up, so 0 needs 1.
-    assert units.may_boot(0b001, boots) == 0.0
-    assert units.may_boot(0b101, boots) == 0.0
-    assert units.may_boot(0b010, boots) == 1.0
+    assert units.may_boot([0b001, 0b101, 0b010], boots) == [0.0, 0.0, 1.0]
     assert units.after_failures(boots).units == ((0, 1), (2,))
 
 
