@@ -66,7 +66,7 @@ unit: env ## The tests that need no vLLM
 	$(PYTEST) tests/unit tests/plugin -m "not e2e" $(ARGS)
 
 e2e: env ## The tests that boot a real vLLM
-	$(PYTEST) -m "e2e and not parity" $(ARGS)
+	$(PYTEST) -m "e2e and not parity and not long" $(ARGS)
 
 bench: env ## What perfgate itself costs
 	$(PYTEST) -m bench -s $(ARGS)

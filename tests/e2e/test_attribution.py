@@ -1,0 +1,61 @@
+"""Attribution on a real vLLM on the CPU: the setting that matters is named among five. About a dozen boots, so it runs only when asked for.
+
+pytest -m long tests/e2e/test_attribution.py
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+INNOCENT = (
+    "--vllm-arg=--max-model-len=2048",
+    "--vllm-arg=--seed=7",
+    "--vllm-arg=--disable-uvicorn-access-log",
+    "--env=TOKENIZERS_PARALLELISM=false",
+)
+
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
+
+
+def attribute(folder: Path, *arguments: str) -> tuple[str, dict]:
+    """What a session with --attribute printed, and the attribution it kept."""
+    command = [sys.executable, "-m", "pytest", "-m", "serving", "-p", "no:cacheprovider"]
+    options = [
+        "tests/serving/test_no_slower_than_baseline.py",
+        *("--gpu", "cpu", "--server", "tiny", "--workload", "cpu-chat", "--attribute"),
+        *("--baselines", str(folder / "baselines"), "--perfgate-results", str(folder / "results")),
+        *("--perfgate-history", "none"),
+    ]
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("PYTEST_ADDOPTS", "GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY")
+    }
+    done = subprocess.run(
+        [*command, *options, *arguments],
+        cwd=REPOSITORY,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=3600,
+        check=False,
+    )
+    (file,) = (folder / "results").glob("*.json")
+    (verdict,) = json.loads(file.read_text())["verdicts"]
+    return done.stdout, verdict["attribution"]
+
+
+def test_the_one_flag_that_matters_is_named_among_five(tmp_path):
+    """--max-num-seqs 1 is named at concurrency 4, alone, with most of the total; four other changed settings are not."""
+    said, found = attribute(tmp_path, *INNOCENT, "--vllm-arg=--max-num-seqs=1")
+    assert found["responsible"] == ["--max-num-seqs 16 → 1"], said
+    assert found["ended"] == "explained"
+    for metric in found["metrics"]:
+        (part,) = [part for part in metric["parts"] if part["named"]]
+        assert part["lower"] > 0
+        assert part["share"] > 0.7
