@@ -1,6 +1,6 @@
 """Attribution on a real vLLM on the CPU: the setting that matters is named among five. About a dozen boots, so it runs only when asked for.
 
-pytest -m long tests/e2e/test_attribution.py
+pytest -m long tests/e2e/test_attribution_of_real_servers.py
 """
 
 import json
