@@ -79,7 +79,7 @@ def test_commands_exist() -> None:
     """Every make target, perfgate subcommand and pytest option of the workflows is one that there is."""
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
     subcommands = {file.stem.rstrip("_") for file in (ROOT / "src/perfgate/commands").glob("[a-z]*.py")}
-    plugin = (ROOT / "src/perfgate/pytest_plugin.py").read_text()
+    plugin = (ROOT / "src/perfgate/pytesting/options.py").read_text()
     known = set(re.findall(r'"(--[a-z-]+)"', plugin)) | {"--junitxml", "--pyargs"}
     seen: set[str] = set()
     for file in [*WORKFLOWS, *ACTIONS]:
