@@ -102,6 +102,22 @@ def late_events(events: Iterable[Event], *, ready_at: float | None = None) -> tu
     )
 
 
+def benched_configurations(events: Iterable[Event]) -> int | None:
+    """Configurations that a server benchmarked before it was ready; a winner read from Triton's disk cache costs none.
+
+    Returns:
+        how many, over all processes; None where no process had a Triton that could be watched.
+    """
+    seen = tuple(events)
+    if not any(event.kind == "start" and event.triton for event in seen):
+        return None
+    return sum(
+        len(event.timings_ms)
+        for event in seen
+        if event.kind == "autotune" and not event.cache_hit and not event.after_ready
+    )
+
+
 def describe(events: Iterable[Event]) -> str:
     """Events for people, one a line."""
     lines = []

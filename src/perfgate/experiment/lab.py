@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from perfgate.autotune.eventlog import VARIABLE as EVENTS_VARIABLE
-from perfgate.autotune.events import late_events, read_events
+from perfgate.autotune.events import benched_configurations, late_events, read_events
 from perfgate.client import Endpoint, judge_server, judge_validity, run_load, run_record
 from perfgate.environment import ProbeLimits, fingerprint, void_reasons
 from perfgate.errors import CoverageError, ServerError
@@ -327,7 +327,8 @@ class Lab:
 
 def _boot_record(running: RunningServer, root: Path) -> BootRecord:
     try:
-        metrics, settings = running.boot_metrics(), running.resolved_settings()
+        metrics = {**_autotuning(running), **running.boot_metrics()}
+        settings = running.resolved_settings()
     except ServerError:
         # It died after its runs were made; they carry the reason, and what it said about itself cannot be asked any more.
         metrics, settings = {}, {}
@@ -339,6 +340,17 @@ def _boot_record(running: RunningServer, root: Path) -> BootRecord:
         log=_from(root, running.log_path),
         runs=(),
     )
+
+
+def _autotuning(running: RunningServer) -> dict[str, float]:
+    """How many configurations the boot benchmarked, where a recorder was in its processes; nothing where that is not known."""
+    if running.events_path is None:
+        return {}
+    try:
+        benched = benched_configurations(read_events(running.events_path))
+    except CoverageError:
+        return {}
+    return {} if benched is None else {"autotune_configs": float(benched)}
 
 
 def _from(root: Path, path: Path | None) -> str | None:

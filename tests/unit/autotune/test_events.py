@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from perfgate.autotune.eventlog import append
-from perfgate.autotune.events import late_events, read_events
+from perfgate.autotune.events import benched_configurations, late_events, read_events
 from perfgate.errors import CoverageError
 
 START = {"kind": "start", "time": 1.0, "pid": 7, "triton": "3.6.0"}
@@ -78,3 +78,13 @@ def test_writing_never_raises(tmp_path: Path) -> None:
     append(tmp_path, START)
     append(tmp_path / "e", {"not": object()})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_boot_has_benchmarked_what_it_did_not_find_on_disk():
+    """The H100's cold start benchmarked 88 configurations; from a warm cache it is none, and without a Triton it is not known."""
+    cold = read_events(Path(__file__).parents[2] / "data" / "h100-0.25.1-cold-start.events.jsonl")
+    assert benched_configurations(cold) == 88
+    warm = [event.model_copy(update={"cache_hit": event.kind == "autotune"}) for event in cold]
+    assert benched_configurations(warm) == 0
+    blind = [event.model_copy(update={"triton": None}) for event in cold]
+    assert benched_configurations(blind) is None
