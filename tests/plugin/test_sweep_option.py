@@ -71,7 +71,14 @@ def test_a_grid_over_all_workloads_and_too_little_time_for_it(swept):
 def test_a_sweep_replaces_the_gate(swept, arguments, chosen):
     """With --sweep only the sweep is left of the serving suite, without it everything else."""
     result = swept.pytester.runpytest_inprocess(
-        "-m", "serving", "--collect-only", "-q", "-p", "no:cacheprovider", *arguments
+        "-m",
+        "serving",
+        "--collect-only",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "--import-mode=importlib",
+        *arguments,
     )
     (line,) = [line for line in result.outlines if "::" in line]
     assert f"::{chosen}[" in line
