@@ -402,7 +402,7 @@ def test_prompts_that_are_not_the_workloads_are_refused(scripted):
 def test_times_agree_with_a_plain_httpx_client(scripted):
     """httpx, reading the same answers line by line, sees the same numbers of events, the same usage, and about the same times."""
     workload = make_workload(
-        script={"ttft_ms": 60, "itl_ms": 15}, concurrency=1, num_prompts=3, output_len=10
+        script={"ttft_ms": 300, "itl_ms": 60}, concurrency=1, num_prompts=3, output_len=10
     )
     prompts = make_prompts(workload, seed=1, boot="b", run=0, vocab_size=1000)
     endpoint = Endpoint(url=scripted.url, model="scripted")
@@ -418,5 +418,6 @@ def test_times_agree_with_a_plain_httpx_client(scripted):
             totals.append(times[-1])
             counts.append(len(times))
     assert run.event_counts.tolist() == counts
-    assert np.median(run.ttft) == pytest.approx(np.median(ttfts), abs=0.02)
-    assert np.median(run.e2el) == pytest.approx(np.median(totals), abs=0.03)
+    # A busy machine adds tens of milliseconds to either; the script's own times are hundreds apart.
+    assert np.median(run.ttft) == pytest.approx(np.median(ttfts), abs=0.15)
+    assert np.median(run.e2el) == pytest.approx(np.median(totals), abs=0.15)
