@@ -26,6 +26,24 @@ _WORDS = frozenset(
         "authorization",
     }
 )
+_COUNTS = frozenset(
+    {
+        "threshold",
+        "num",
+        "max",
+        "min",
+        "count",
+        "size",
+        "len",
+        "length",
+        "limit",
+        "budget",
+        "per",
+        "id",
+        "ids",
+    }
+)
+"""Beside one of these *token* is what a model reads."""
 _SHAPES = re.compile(
     r"(?<![A-Za-z0-9])(?:hf_[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_-]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|nvapi-[A-Za-z0-9_-]{16,})"
     r"|(?<=Bearer )[A-Za-z0-9._~+/=-]+"
@@ -38,7 +56,10 @@ _SHORTEST_INHERITED = 8
 
 def is_secret_name(name: str) -> bool:
     """Whether a flag or variable of this name carries a secret."""
-    return not _WORDS.isdisjoint(re.split(r"[-_.\s]+", name.lower()))
+    words = set(re.split(r"[-_.\s]+", name.lower()))
+    found = words & _WORDS
+    # vLLM counts tokens too: --long-prefill-token-threshold is a number, and masking it would hide what was measured.
+    return bool(found) and not (found == {"token"} and words & _COUNTS)
 
 
 class Secrets:

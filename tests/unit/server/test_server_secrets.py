@@ -90,3 +90,19 @@ def test_missing_and_empty_logs_say_so(tmp_path):
     assert ServerLog(tmp_path / "none", Secrets()).tail() == "(no log: No such file or directory)"
     (tmp_path / "empty").touch()
     assert ServerLog(tmp_path / "empty", Secrets()).tail() == "(the log is empty)"
+
+
+@pytest.mark.parametrize(
+    ("name", "secret"),
+    [
+        ("long-prefill-token-threshold", False),
+        ("dbo-decode-token-threshold", False),
+        ("max-token-budget", False),
+        ("HF_TOKEN", True),
+        ("api-token", True),
+        ("max-api-key-id", True),
+    ],
+)
+def test_a_count_of_tokens_is_no_secret(name, secret):
+    """A flag that counts tokens is shown, so that a verdict can name it; a token that opens something is not."""
+    assert is_secret_name(name) is secret
