@@ -101,3 +101,11 @@ def test_out_of_time_keeps_what_is_known(project):
     result.assert_outcomes(failed=1)
     assert (found["ended"], found["responsible"]) == ("budget", [])
     assert any("time was over" in note for note in found["notes"])
+
+
+def test_an_ab_that_cannot_be_believed_is_not_attributed(project):
+    """Where a side's runs are invalid the verdict says so, and no word of attribution is said."""
+    result = project.pytest("--attribute", "--vllm-arg=--fake-short-output=1")
+    result.assert_outcomes(failed=1)
+    result.stdout.no_fnmatch_line("*attribution*")
+    assert "attribution" not in project.session()["verdicts"][0]

@@ -97,6 +97,10 @@ class Attributor:
         """
         begun = time.monotonic()
         notes: list[str] = []
+        # A cell whose A/B cannot be believed has nothing to attribute; its server's other cells may.
+        believed = [cell for cell in new if verdicts[cell.cell.workload].outcome is not Outcome.INVALID]
+        if not believed:
+            return {}
         if versions:
             settings, notes = self._pins(old[0], new[0], fresh)
         else:
@@ -110,7 +114,7 @@ class Attributor:
                 if not asked
                 else "attribution: no default that a flag can set has moved; what is slower is in the code"
             )
-            return {cell.cell.workload: record(log, None, cell, {}, fresh) for cell in new}
+            return {cell.cell.workload: record(log, None, cell, {}, fresh) for cell in believed}
         run = _Run(
             attributor=self,
             base=(new if versions else old)[0].server,
@@ -123,7 +127,7 @@ class Attributor:
         )
         findings = run.search(asked, fresh, versions=versions)
         log.minutes = (time.monotonic() - begun) / 60
-        return {cell.cell.workload: record(log, findings, cell, verdicts, fresh) for cell in new}
+        return {cell.cell.workload: record(log, findings, cell, verdicts, fresh) for cell in believed}
 
     def _slower(self, new: Sequence[Target], verdicts: Mapping[str, CellVerdict]) -> list[Response]:
         found: list[Response] = []
