@@ -137,7 +137,7 @@ def test_actionlint_finds_nothing() -> None:
     [
         ("ref: ${{ inputs.ref }}", "ref: ${{ inputs.reff }}"),
         ("vars.PERFGATE_HISTORY", "vars.PERFGATE_HISTORI"),
-        ('exit "$status"', "exit $status"),
+        ('--gpu "$GPU" --require', "--gpu $GPU --require"),
         ("needs: measure", "needs: measured"),
         ('[self-hosted, gpu, "${{ matrix.gpu }}"]', '[self-hosted, gqu, "${{ matrix.gpu }}"]'),
     ],
