@@ -103,14 +103,14 @@ def test_nothing_is_tuned_after_warm_up(cold_start: OnDevice) -> None:
 
 
 def test_the_dry_run_agrees_key_by_key(
-    cold_start: OnDevice, kernel_suite: KernelSuite, record_property: Callable[[str, object], None]
+    cold_start: OnDevice, kernel_suite: KernelSuite, observe: Callable[[str, object], None]
 ) -> None:
     """What the emulated GPU says of this vLLM is what the real one does: the same autotune keys, the same kernels compiled late."""
     request = {"gpu": emulated(kernel_suite.gpu), "cells": [_cell(kernel_suite)]}
     (replayed,) = ask(request, vllm_source=kernel_suite.source, timeout_s=TIMEOUT_S)["cells"]
     assert "error" not in replayed, replayed["error"]
     found = agreement(replayed, cold_start.events)
-    record_property("agreement", found.text())
+    observe("agreement", found.text())
     assert found.complete, found.text()
 
 
@@ -133,9 +133,7 @@ def test_no_autotuned_kernel_is_compiled_after_warm_up(cold_start: OnDevice) -> 
     assert not late, describe(late)
 
 
-def test_the_cost_of_warm_up_is_known(
-    cold_start: OnDevice, record_property: Callable[[str, object], None]
-) -> None:
+def test_the_cost_of_warm_up_is_known(cold_start: OnDevice, observe: Callable[[str, object], None]) -> None:
     """Configurations, failures, time and memory of warm-up are recorded; the failures leave most configurations usable."""
     tuned = [event for event in cold_start.events if event.kind == "autotune"]
     free = cold_start.answer["free_mib"]
@@ -148,7 +146,7 @@ def test_the_cost_of_warm_up_is_known(
         "resident_after_kv_sizing_mib": free["free_after_states"] - free["free_after_warm_up"],
     }
     for name, value in cost.items():
-        record_property(name, value)
+        observe(name, f"{value:.1f}" if isinstance(value, float) else value)
     assert cost["configurations"] > 0
     assert cost["configurations_failed"] < cost["configurations"]
     assert cost["resident_mib"] >= 0
