@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
@@ -29,6 +29,8 @@ class ChangeSpec(Record):
     new_options: dict[str, Any] = {}
     calls: int = Field(default=1, ge=1)
     """Of the kernel in one step: the layers that have it."""
+    steps: Literal["all", "prefill", "decode"] = "all"
+    """Which engine steps call it: those with more tokens than there are streams are taken for prefill, the others for decode."""
     processes: int = Field(default=4, ge=2)
     """Fresh processes a side in which the kernel is timed, interleaved; they are its replicates."""
     pairs: int | None = Field(default=None, ge=2)

@@ -7,6 +7,7 @@ from perfgate.errors import CoverageError, InputError
 from perfgate.experiment.kernelgain import (
     ChangeFinding,
     ReplayedClock,
+    _called,
     bench_kernel,
     judge_workload,
     load_change,
@@ -85,7 +86,8 @@ OLD = (1.0, 1.005, 0.995, 1.0)
 def judged(new: tuple[float, ...], *, speedup: float = 2.0, calls: int = 10):
     old = measurement(*OLD)
     steps = iterations([dict(run.server) for boot in old.boots for run in boot.runs])
-    return judge_workload(TARGET, old, measurement(*new), steps, times(speedup), calls=calls)
+    change = CHANGE.model_copy(update={"calls": calls})
+    return judge_workload(TARGET, old, measurement(*new), steps, times(speedup), change=change)
 
 
 def test_the_share_and_the_promise_are_those_of_the_steps():
@@ -124,6 +126,33 @@ def test_more_kernel_time_than_there_was_is_an_error():
         judged(OLD, calls=40)
 
 
+def test_a_kernel_that_was_not_timed_leaves_what_serving_shows():
+    """Without times there is no promise, but a server that gets slower by 10% still backfires, and the tables say what is missing."""
+    old, new = measurement(*OLD), measurement(1.1, 1.102, 1.098, 1.1)
+    steps = iterations([dict(run.server) for boot in old.boots for run in boot.runs])
+    found = judge_workload(TARGET, old, new, steps, {}, change=CHANGE)
+    assert found.kernel is None
+    assert {gain.arrival for gain in found.gains} == {Arrival.BACKFIRES}
+    finding = ChangeFinding(change=CHANGE, gpu="gb10", workloads=(found,), times={}, problem="out of memory")
+    for text in (report.table(finding), report.markdown(finding)):
+        assert "could not be timed: out of memory" in text
+        assert "not measured" in text
+        assert "backfires" in text
+
+
+@pytest.mark.parametrize(("steps", "share"), [("prefill", 0.4 / 20), ("decode", 10.0 / 20)])
+def test_a_kernel_has_a_share_only_of_the_steps_that_call_it(steps, share):
+    """Of 20 s, 10 calls in each of 20 prefills are 0.4 s and in each of 10,000 decode steps 10 s."""
+    change = CHANGE.model_copy(update={"calls": 10, "steps": steps})
+    old = measurement(*OLD)
+    called = _called(change, TARGET, old.boots)
+    assert [size.tokens > 1 for size in called.sizes] == [steps == "prefill"]
+    found = judge_workload(TARGET, old, old, called, times(2.0), change=change)
+    assert found.gains[0].share.estimate == pytest.approx(share, rel=0.01)
+    timed = [gain.metric for gain in found.gains if gain.expected is not None]
+    assert timed == ["output_throughput", "mean_ttft_ms" if steps == "prefill" else "mean_tpot_ms"]
+
+
 def test_the_share_of_one_boot_has_no_interval():
     """One boot leaves the share anywhere between nothing and everything."""
     found = share_of_time([5.0], [20.0])
@@ -157,7 +186,7 @@ def test_kernels_of_a_container_are_not_timed_from_outside():
     assert "local launcher" in raised.value.remedy
 
 
-@pytest.mark.parametrize("name", ["tuned-moe", "gdn-triton-prefill"])
+@pytest.mark.parametrize("name", ["tuned-moe", "gdn-triton-prefill", "moe-tiles-8l", "gdn-prefill-8l"])
 def test_the_shipped_changes_can_be_read(name, tmp_path):
     """Each names a factory that exists."""
     from importlib import import_module
@@ -186,3 +215,31 @@ def test_a_kernel_that_cannot_be_timed_is_an_error_not_a_number():
     with pytest.raises(CoverageError, match=r"left no answer") as raised:
         bench_kernel(CHANGE, (target, target), [1])
     assert raised.value.remedy.startswith("Its last output:")
+
+
+def test_a_kernel_is_timed_in_the_environment_of_its_server(tmp_path, monkeypatch):
+    """The process finds modules where the server would, sees the device that it is given, and a relative folder as an absolute one."""
+    (tmp_path / "elsewhere.py").write_text(
+        "import os\n"
+        "names = ('CUDA_VISIBLE_DEVICES', 'CUDA_DEVICE_ORDER', 'VLLM_TUNED_CONFIG_FOLDER', 'TRITON_CACHE_DIR')\n"
+        "def make(tokens, *, model):\n"
+        "    raise SystemExit('; '.join(f'{name}={os.environ.get(name)}' for name in names))\n"
+    )
+    # The clock of this machine stands in for a GPU's: the factory ends the process before anything is launched.
+    (tmp_path / "torch.py").write_text("int8 = None\ndef empty(*_, **__): return None\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    request = Request(
+        gpu="cpu",
+        servers=("tiny",),
+        workloads=("cpu-decode",),
+        env=("VLLM_TUNED_CONFIG_FOLDER=./moe",),
+    )
+    (target,) = select(request)
+    change = CHANGE.model_copy(update={"kernel": "elsewhere:make"})
+    with pytest.raises(CoverageError) as raised:
+        bench_kernel(change, (target, target), [1], device="3")
+    said = raised.value.remedy
+    assert "CUDA_VISIBLE_DEVICES=3; CUDA_DEVICE_ORDER=PCI_BUS_ID" in said
+    assert f"VLLM_TUNED_CONFIG_FOLDER={tmp_path}/moe" in said
+    assert "/0/triton" in said

@@ -11,7 +11,7 @@ import inspect
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,9 @@ MIB = 1024**2
 class DeviceLayer:
     """One linear-attention layer on the current CUDA device."""
 
-    def __init__(self, cell: Cell, *, prefill_backend: str = "triton") -> None:
+    def __init__(
+        self, cell: Cell, *, prefill_backend: str = "triton", max_tokens: int = PROFILE_TOKENS
+    ) -> None:
         package = Path(next(iter(importlib.import_module("vllm").__path__)))
         layer_class = find_layer(cell.layer, package, model_type=cell.model_type)
         self.warmups = find_warmups(package)
@@ -41,7 +43,7 @@ class DeviceLayer:
             tp=cell.tp,
             state_dtype=cell.state_dtype,
             prefill_backend=prefill_backend,
-            max_tokens=PROFILE_TOKENS,
+            max_tokens=max_tokens,
         )
         self.layer = engine.build_layer(
             layer_class, self.config, hf_config, interleaved=cell.interleaved, device="cuda"
@@ -79,13 +81,12 @@ class DeviceLayer:
 
     def serve(self, batch: Batch) -> None:
         """One step."""
-        engine.forward(
-            self.layer,
-            self.config,
-            batch.tokens,
-            engine.metadata(self._builder, batch, device="cuda"),
-            device="cuda",
-        )
+        self.step(batch)()
+
+    def step(self, batch: Batch) -> Callable[[], None]:
+        """A step that can be repeated; its metadata is made here, as the engine makes it once for all layers."""
+        metadata = engine.metadata(self._builder, batch, device="cuda")
+        return lambda: engine.forward(self.layer, self.config, batch.tokens, metadata, device="cuda")
 
     def prefill_times(self, tokens: int, *, rounds: int = 30, warm_ups: int = 5) -> list[float]:
         """Seconds of one layer's prefill of ``tokens`` tokens, by CUDA events around each of ``rounds`` calls."""

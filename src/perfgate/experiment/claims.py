@@ -160,10 +160,13 @@ def _flag(setting: tuple[str, Value]) -> str:
 
 
 def missing_files(target: Target, root: Path) -> str | None:
-    """A hub model that is in no cache of this machine, or a mount whose source does not exist; None for everything there."""
+    """A hub model that is in no cache of this machine, or a mount or path in a variable that does not exist; None for everything there."""
     launcher = target.server.launcher
     if launcher.kind == "attach":
         return None
+    for name, value in target.server.env.items() if launcher.kind == "local" else ():
+        if value.startswith(("./", "../", "~/")) and not (root / Path(value).expanduser()).exists():
+            return f"{name} of server {target.server.name} is {value}, which is not there"
     if isinstance(launcher, DockerLauncher):
         for mount in launcher.mounts:
             source = mount.split(":")[0]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from perfgate.autotune.process import TIMEOUT_S, ask
 from perfgate.catalogue import load_catalogue
 from perfgate.changes import ChangeSpec
 from perfgate.claims import Side
-from perfgate.errors import InputError, ServerError
+from perfgate.errors import CoverageError, InputError, ServerError
 from perfgate.experiment.claims import DEFAULT_PAIRS, missing_files, side_targets
 from perfgate.experiment.interleaved import SideRun, differing, run_rounds
 from perfgate.iterations import BatchSize, Iterations, iterations
@@ -29,16 +30,22 @@ from perfgate.kernelgain import (
     measured_slowdown,
     share_of_time,
 )
+from perfgate.lease import lease_devices
 from perfgate.metrics import METRICS
 from perfgate.records import BootRecord, Measurement
-from perfgate.selection import Target, user_files
+from perfgate.selection import CPU, Target, user_files
 from perfgate.server import LocalLauncher
+from perfgate.server.launch import local_environment
 from perfgate.statistics.planning import abba
 from perfgate.targets import GpuSpec
 from perfgate.verdict import boot_means, invalidity
 
 if TYPE_CHECKING:
     from perfgate.experiment.suite import Suite
+
+SERVING = ("output_throughput", "mean_tpot_ms", "mean_ttft_ms")
+_INHERITED = ("PYTHONPATH", "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER")
+"""What `ask` takes out of a child's environment although a server has it."""
 
 Times = Mapping[int, tuple[Sequence[float], Sequence[float]]]
 """Old and new seconds of one call by tokens; one value a process."""
@@ -50,7 +57,8 @@ class WorkloadGain:
 
     workload: str
     iterations: Iterations
-    kernel: KernelLevel
+    kernel: KernelLevel | None
+    """None where it was not timed, or where no step called it."""
     gains: tuple[Gain, ...]
 
 
@@ -62,6 +70,8 @@ class ChangeFinding:
     gpu: str
     workloads: tuple[WorkloadGain, ...]
     times: Times
+    problem: str = ""
+    """Why the kernel has no times; serving was measured all the same."""
 
 
 class ReplayedClock:
@@ -102,10 +112,15 @@ def load_change(root: Path, config: tuple[Path, ...], name: str) -> ChangeSpec:
 
 
 def change_not_here(suite: Suite, change: ChangeSpec) -> str | None:
-    """Why this session cannot measure the change, or None."""
+    """Why this session cannot measure the change, or None.
+
+    Raises:
+        InputError: a server whose kernels cannot be timed from here.
+    """
     if change.gpus and suite.gpu not in change.gpus:
         return f"the change is for {' or '.join(change.gpus)}, this session is about {suite.gpu}"
     for target in (*_targets(suite, change, change.old), *_targets(suite, change, change.new)):
+        _python(target)
         absent = suite.absent_hardware(target) or missing_files(target, suite.options.root)
         if absent is not None:
             return absent
@@ -116,7 +131,7 @@ def measure_change(
     suite: Suite,
     change: ChangeSpec,
     *,
-    bench: Callable[[ChangeSpec, Sequence[Target], Sequence[int]], Times],
+    bench: Callable[..., Times],
 ) -> ChangeFinding:
     """Serving first, because it says at which batch sizes the kernel is to be timed.
 
@@ -127,8 +142,7 @@ def measure_change(
 
     Raises:
         ServerError: a side does not boot, does not run as asked, or cannot be believed.
-        InputError: no histogram of engine steps, or a kernel that was not timed at a size that serving used.
-        CoverageError: the kernel could not be timed.
+        InputError: no histogram of engine steps, or a server whose kernels cannot be timed from here.
     """
     before, after = _targets(suite, change, change.old), _targets(suite, change, change.new)
     old = SideRun(targets=before, watched=differing(before[0].server, after[0].server))
@@ -155,38 +169,69 @@ def measure_change(
         if reason is not None or not side.measured:
             raise ServerError(f"change {change.name}, {words} side: {reason or 'nothing was measured'}")
     suite.lab.close()
-    steps = {name: iterations(_counted(one.boots)) for name, one in old.measured.items()}
+    steps = {
+        target.cell.workload: _called(change, target, old.measured[target.cell.workload].boots)
+        for target in before
+    }
     sizes = sorted({size.tokens for found in steps.values() for size in found.sizes})
-    times = bench(change, (before[0], after[0]), sizes)
+    times: Times = {}
+    problem = ""
+    with lease_devices(suite.lab.settings.devices, 1) as leased:
+        suite.announce(
+            f"change {change.name}: timing {change.kernel} at {', '.join(map(str, sizes)) or 'no'} tokens"
+        )
+        try:
+            device = None if leased == (CPU,) else leased[0]
+            times = bench(change, (before[0], after[0]), sizes, device=device) if sizes else {}
+        except CoverageError as error:
+            # What the servers showed is not lost with it.
+            problem = str(error)
+    workloads: list[WorkloadGain] = []
+    for target in before:
+        name = target.cell.workload
+        sides = (old.measured[name], new.measured[name])
+        try:
+            found = judge_workload(target, *sides, steps[name], times, change=change)
+        except InputError as error:
+            problem = problem or f"{name}: {error}"
+            found = judge_workload(target, *sides, steps[name], {}, change=change)
+        workloads.append(found)
     return ChangeFinding(
-        change=change,
-        gpu=suite.gpu,
-        times=times,
-        workloads=tuple(
-            judge_workload(
-                target, old.measured[name], new.measured[name], steps[name], times, calls=change.calls
-            )
-            for target in before
-            for name in (target.cell.workload,)
-        ),
+        change=change, gpu=suite.gpu, times=times, problem=problem, workloads=tuple(workloads)
     )
 
 
+def _called(change: ChangeSpec, target: Target, boots: Sequence[BootRecord]) -> Iterations:
+    """The engine steps that call the kernel."""
+    found = iterations(_counted(boots))
+    streams = target.workload.concurrency or target.workload.max_concurrency or 0
+    kept = {
+        "all": found.sizes,
+        "prefill": tuple(size for size in found.sizes if size.tokens > streams),
+        "decode": tuple(size for size in found.sizes if size.tokens <= streams),
+    }[change.steps]
+    return replace(found, sizes=kept)
+
+
 def judge_workload(
-    target: Target, old: Measurement, new: Measurement, steps: Iterations, times: Times, *, calls: int
+    target: Target, old: Measurement, new: Measurement, steps: Iterations, times: Times, *, change: ChangeSpec
 ) -> WorkloadGain:
     """Both levels of one workload, and a verdict for each primary metric.
 
     The share of the whole run counts for tok/s. For TPOT it is the share of decode steps (no more tokens than streams), each of which
     takes one TPOT. A TTFT also waits for other prefills, so the kernel's own prefill time over it is only the least its share can be.
     """
+    calls = change.calls
+    if not times or not steps.sizes:
+        bare = [_gain(target, metric, old, new, None, None) for metric in SERVING]
+        return WorkloadGain(workload=target.cell.workload, iterations=steps, kernel=None, gains=tuple(bare))
     kernel = kernel_level(steps.sizes, times, calls=calls)
     boots = [boot for boot in old.boots if boot.valid_runs()]
     share = share_of_time(
-        [_kernel_seconds(iterations(_counted([boot])).sizes, times, calls) for boot in boots],
+        [_kernel_seconds(_called(change, target, [boot]).sizes, times, calls) for boot in boots],
         [math.fsum(run.duration_s or 0.0 for run in boot.valid_runs()) for boot in boots],
     )
-    streams = target.workload.concurrency or 0
+    streams = target.workload.concurrency or target.workload.max_concurrency or 0
     decode = [size for size in steps.sizes if size.tokens <= streams]
     prefill = [size for size in steps.sizes if size.tokens > streams]
     gains = [
@@ -211,7 +256,7 @@ def bench_kernel(
         change: names the kernel.
         sides: a cell of the old and of the new server; a server's environment is its processes'.
         sizes: tokens of a step.
-        device: value of ``CUDA_VISIBLE_DEVICES``; the caller's where not given.
+        device: value of ``CUDA_VISIBLE_DEVICES``, in the order of the PCI bus; the caller's where not given.
         timeout_s: for each process.
 
     Raises:
@@ -222,17 +267,13 @@ def bench_kernel(
     options = (change.old_options, change.new_options)
     with tempfile.TemporaryDirectory(prefix="perfgate-kernel-") as caches:
         for side in abba(change.processes):
-            server = sides[side].server
-            launcher = server.launcher
-            if not isinstance(launcher, LocalLauncher):
-                raise InputError(
-                    f"server {server.name!r} is started by {launcher.kind}: its kernels cannot be timed from here",
-                    remedy="Give the change servers with a local launcher.",
-                )
-            # One Triton cache a side: what a process has tuned the next one finds.
+            server, python = sides[side].server, _python(sides[side])
+            # The server's environment, but for one Triton cache a side: what a process has tuned the next one finds.
             kept = {"TRITON_CACHE_DIR": f"{caches}/{side}/triton", "VLLM_CACHE_ROOT": f"{caches}/{side}/vllm"}
             kept |= {"TRITON_CACHE_AUTOTUNING": "1"}
-            kept |= {"CUDA_VISIBLE_DEVICES": device} if device is not None else {}
+            kept |= {name: os.environ[name] for name in _INHERITED if name in os.environ}
+            if device is not None:
+                kept |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": device}
             answer = ask(
                 {
                     "factory": change.kernel,
@@ -240,21 +281,33 @@ def bench_kernel(
                     "model": _facts(sides[side]),
                     "options": options[side],
                 },
-                python=launcher.python,
+                python=python,
                 timeout_s=timeout_s,
                 entry=ENTRY,
-                environment={**kept, **server.environment()},
+                environment={**kept, **local_environment(server)},
             )
             for tokens in sizes:
                 found[tokens][side].append(float(answer["medians"][str(tokens)]))
     return found
 
 
+def _python(target: Target) -> str:
+    launcher = target.server.launcher
+    if isinstance(launcher, LocalLauncher):
+        return launcher.python
+    raise InputError(
+        f"server {target.server.name!r} is started by {launcher.kind}: its kernels cannot be timed from here",
+        remedy="Give the change servers with a local launcher.",
+    )
+
+
 def _facts(target: Target) -> dict[str, Any]:
     model = target.model
-    facts = {**model.config, **model.architecture, "name": model.name}
+    given = target.server.args.get("tensor-parallel-size", 1)
+    ranks = given if isinstance(given, int) else 1
+    facts = {**model.config, **model.architecture, "name": model.name, "ranks": ranks}
     try:
-        facts["cell"] = cell(Question(gpu=target.gpu, model=model))
+        facts["cell"] = cell(Question(gpu=target.gpu, model=model, tp=ranks))
     except InputError:
         facts["cell"] = None
     return facts

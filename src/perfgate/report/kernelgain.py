@@ -21,9 +21,12 @@ _RIGHT = ("kernel", "share", "expected", "serving", *KERNEL)
 def table(finding: ChangeFinding) -> str:
     """What the kernel did at the sizes that serving used, what Amdahl's law makes of it, and what serving did."""
     parts = [visible(f"{finding.change.name} on {finding.gpu}: {finding.change.text}")]
+    if finding.problem:
+        parts.append(visible(f"the kernel could not be timed: {finding.problem}"))
     for one in finding.workloads:
-        parts.append(f"kernel under {visible(one.workload)}{_inexact(one)}")
-        parts.append(aligned(KERNEL, kernel_rows(finding, one), right=_RIGHT))
+        if one.kernel is not None:
+            parts.append(f"kernel under {visible(one.workload)}{_inexact(one)}")
+            parts.append(aligned(KERNEL, kernel_rows(finding, one), right=_RIGHT))
     parts.append(aligned(SERVING, serving_rows(finding), right=_RIGHT))
     parts += [f"  {gain.workload}, {values.label(gain.metric)}: {gain.reason}" for gain in _gains(finding)]
     return "\n".join(parts)
@@ -32,9 +35,12 @@ def table(finding: ChangeFinding) -> str:
 def markdown(finding: ChangeFinding) -> str:
     """The same as Markdown."""
     parts = [f"**{escaped(finding.change.name)}** on {escaped(finding.gpu)}: {escaped(finding.change.text)}"]
+    if finding.problem:
+        parts.append(escaped(f"The kernel could not be timed: {finding.problem}"))
     for one in finding.workloads:
-        parts.append(f"Kernel under {escaped(one.workload)}{_inexact(one)}")
-        parts.append(markdown_table(KERNEL, kernel_rows(finding, one), right=_RIGHT))
+        if one.kernel is not None:
+            parts.append(f"Kernel under {escaped(one.workload)}{_inexact(one)}")
+            parts.append(markdown_table(KERNEL, kernel_rows(finding, one), right=_RIGHT))
     parts.append(markdown_table(SERVING, serving_rows(finding), right=_RIGHT))
     reasons = [f"- {gain.workload}, {values.label(gain.metric)}: {gain.reason}" for gain in _gains(finding)]
     return "\n\n".join([*parts, "\n".join(map(escaped, reasons))])
@@ -57,7 +63,9 @@ def serving_rows(finding: ChangeFinding) -> list[tuple[str, ...]]:
 
 
 def kernel_rows(finding: ChangeFinding, one: WorkloadGain) -> list[tuple[str, ...]]:
-    """One row a batch size that serving used."""
+    """One row a batch size that serving used; none where the kernel was not timed."""
+    if one.kernel is None:
+        return []
     return [
         (
             _bucket(size),

@@ -65,9 +65,21 @@ class State:
                 f'vllm:prefix_cache_queries_total{{engine="0"}} {self.prompt}\n'
                 "# TYPE vllm:request_success_total counter\n"
                 f'vllm:request_success_total{{engine="0",finished_reason="length"}} {self.requests}\n'
+                f"{self.iterations()}"
                 "# TYPE process_start_time_seconds gauge\n"
                 f"process_start_time_seconds {self.started}\n"
             )
+
+    def iterations(self) -> str:
+        """Steps by their tokens: each request is a prefill of its prompt, each token but its first a decode step of its own."""
+        decode, name = self.generated - self.requests, "vllm:iteration_tokens_total"
+        lines = [f"# TYPE {name} histogram"]
+        for edge, below in (("1.0", decode), ("8.0", decode), ("16.0", decode + self.requests)):
+            lines.append(f'{name}_bucket{{engine="0",le="{edge}"}} {below}')
+        lines.append(f'{name}_bucket{{engine="0",le="+Inf"}} {decode + self.requests}')
+        lines.append(f'{name}_count{{engine="0"}} {decode + self.requests}')
+        lines.append(f'{name}_sum{{engine="0"}} {decode + self.prompt}')
+        return "\n".join(lines) + "\n"
 
 
 class Handler(BaseHTTPRequestHandler):

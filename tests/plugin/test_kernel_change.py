@@ -1,0 +1,47 @@
+"""--kernel-change from the command line to both tables, on a fake vLLM and a kernel that takes as long as it is told."""
+
+import shutil
+
+import pytest
+
+from tests.plugin.conftest import REPOSITORY
+
+CHANGES = """
+[changes.half]
+text = "A kernel five times as fast takes two thirds of the TPOT away"
+old = { server = "fake", args = { fake-tpot-ms = 24.0 } }
+new = { server = "fake", args = { fake-tpot-ms = 8.0 } }
+workloads = ["single"]
+kernel = "vllm.kernel:make"
+old_options = { us = 2000 }
+new_options = { us = 400 }
+calls = 10
+steps = "decode"
+pairs = 2
+processes = 2
+"""
+
+
+@pytest.fixture
+def changing(project):
+    """The project with a change and the two-level test."""
+    toml = project.path / "perfgate.toml"
+    toml.write_text(toml.read_text().replace("num_prompts = 8", "num_prompts = 2") + CHANGES)
+    (project.path / "conftest.py").write_text(
+        'pytest_plugins = ["fixtures.serving", "fixtures.kernelgain"]\n'
+    )
+    shutil.copy(
+        REPOSITORY / "tests/kernels/test_kernel_gain_reaches_serving.py",
+        project.path / "tests/test_change.py",
+    )
+    return project
+
+
+def test_a_kernel_and_its_serving_are_measured_and_connected(changing):
+    """Both levels of one change: the kernel at the one token of a decode step, Amdahl's promise, and the TPOT that it keeps."""
+    result = changing.pytest("-m", "kernels", "-p", "benchmark", "--kernel-change", "half")
+    result.assert_outcomes(passed=1, deselected=1)
+    result.stdout.fnmatch_lines(["half on cpu:*", "*1 *200?.? µs *40?.? µs *"])
+    result.stdout.re_match_lines(
+        [r"single +mean TPOT .* 8\d\.\d% .* -6\d\.\d% .* -6\d\.\d% .*reaches serving$"]
+    )
