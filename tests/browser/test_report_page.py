@@ -32,6 +32,7 @@ def page_of(example: Example) -> str:
             values=tuple((level * rng.lognormal(0, 0.01, 40)).tolist()),
             changes=(26,),
             notes=("driver 575 -> 580",),
+            said=("2026-03-27 slower +10.0%: 700 ms -> 770 ms; with it driver 575 -> 580",),
         )
         for verdict in example.results.verdicts
     ]
@@ -148,7 +149,7 @@ def test_a_cell_of_a_large_session_opens(open_page: Callable[..., Any], large: s
     page = opened.page
     page.click('.overview a[href="#cell-150"]')
     page.wait_for_selector("#cell-150 .body table")
-    assert page.evaluate("document.querySelectorAll('#cell-150 .plot').length") == 8
+    assert page.evaluate("document.querySelectorAll('#cell-150 .plot').length") == 9
     place = page.query_selector("#cell-150 .plot")
     place.scroll_into_view_if_needed()
     place.wait_for_selector("svg")

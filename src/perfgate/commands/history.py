@@ -14,7 +14,7 @@ from perfgate.baseline import DirectoryStore, LayeredStore
 from perfgate.errors import BaselineError, BaselineMissingError
 from perfgate.metrics import METRICS, metric
 from perfgate.records import Cell
-from perfgate.report import values
+from perfgate.report import trends, values
 from perfgate.report.escape import visible
 from perfgate.results import read_results
 
@@ -137,17 +137,8 @@ def _shown(lines: Iterable[Line]) -> Iterable[str]:
             f"{values.label(name):<14} {bars(levels[-BAR_SESSIONS:])}  {values.quantity(levels[-1], name)}  "
             f"({len(points)} session{'s' if len(points) > 1 else ''}, {span})"
         )
-        for change, note in zip(item.trend.changes, item.notes, strict=True):
-            yield (
-                f"  {points[change.index].started:%Y-%m-%d} {_direction(name, change.ratio)} {values.percent(change.ratio)}: "
-                f"{values.quantity(change.before, name)} -> {values.quantity(change.after, name)}"
-                + (f"; with it {visible(note)}" if note else "; nothing known moved with it")
-            )
-        if item.trend.drift:
-            drift = item.trend.drift
-            yield f"  drift: {_direction(name, drift.ratio)} {values.percent(drift.ratio)} over {item.trend.sessions} sessions"
-        if item.trend.note:
-            yield f"  {item.trend.note}"
+        for sentence in trends.sentences(item):
+            yield f"  {visible(sentence)}"
 
 
 def bars(levels: Sequence[float]) -> str:
@@ -156,13 +147,6 @@ def bars(levels: Sequence[float]) -> str:
     if high == low:
         return BARS[3] * len(levels)
     return "".join(BARS[round((level - low) / (high - low) * (len(BARS) - 1))] for level in levels)
-
-
-def _direction(name: str, ratio: float) -> str:
-    sign = values.sign(name)
-    if sign == 0:
-        return "moved"
-    return "slower" if sign * ratio > 0 else "faster"
 
 
 def _advice(store: LayeredStore, cell: Cell, lines: Sequence[Series]) -> Iterable[str]:

@@ -15,7 +15,7 @@ from perfgate.documents import encode, write_atomically
 from perfgate.errors import BaselineError, BaselineMissingError, HistoryError, InputError
 from perfgate.metrics import METRICS
 from perfgate.records import Baseline, Cell, SessionResults
-from perfgate.report import github, terminal
+from perfgate.report import github, terminal, trends
 from perfgate.report.escape import visible
 from perfgate.results import RESULTS, read_results
 
@@ -187,6 +187,7 @@ def _history(results: SessionResults, location: str | Path | None, missing: list
             values=tuple(point.level for point in one.series.points),
             changes=tuple(change.index for change in one.trend.changes),
             notes=one.notes,
+            said=tuple(trends.sentences(one)),
         )
         for one in lines
     ]

@@ -78,7 +78,7 @@ def test_an_unusable_history_is_left_out_and_said(recorded: Path, capsys: pytest
 
 
 def test_the_history_is_in_the_page(recorded: Path) -> None:
-    """Past sessions in the local history are drawn as lines."""
+    """Past sessions in the local history are drawn as lines, and what they show is said."""
     from perfgate.history import History
 
     results = session(boots=2, runs=2, requests=8).results
@@ -87,7 +87,9 @@ def test_the_history_is_in_the_page(recorded: Path) -> None:
             results.model_copy(update={"session": f"s{number}"})
         )
     assert main(["report", "-o", "report.html"]) == 0
-    assert "mean TTFT over time" in (recorded / "report.html").read_text()
+    page = (recorded / "report.html").read_text()
+    assert "mean TTFT over time" in page
+    assert "mean TTFT: 3 sessions; 14 are needed" in page
 
 
 def test_github_format_prints_annotations(recorded: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,16 +4,17 @@ import base64
 import hashlib
 import json
 import re
+from datetime import timedelta
 from html.parser import HTMLParser
 from itertools import pairwise
 
 import pytest
 from report_data import HOSTILE, START, bare, session, verdict
 
-from perfgate.records import Cell, MetricVerdict, Outcome
+from perfgate.records import Cell, MetricVerdict, Outcome, Provenance
 from perfgate.report import html
 from perfgate.report.html import HistoryLine, charts
-from perfgate.report.html.sections import flatten
+from perfgate.report.html.sections import flatten, timeline
 
 
 class Elements(HTMLParser):
@@ -107,6 +108,58 @@ def test_each_section_of_the_issue_is_there() -> None:
     ]  # fmt: skip
     assert "scheduler_config.async_scheduling" in page
     assert "575.51.03" in page
+
+
+def test_the_timeline_has_the_servers_own_split() -> None:
+    """Queue, prefill and decode of the mean request, as the server's histograms give them, stand beside the timeline for both sides."""
+    example = session(cells=1, boots=2, runs=2, requests=8)
+    (measurement,) = example.results.measurements
+    before = example.baselines[measurement.cell].boots
+    means = charts.stage_means(measurement.boots)
+    runs = [run for boot in measurement.boots for run in boot.runs]
+    ttft = sum(run.metrics["mean_ttft_ms"] for run in runs) / len(runs)
+    assert means["queue"] == pytest.approx(ttft * 0.1)
+    assert means["prefill"] == pytest.approx(ttft * 0.9)
+    table = next(
+        table for table in timeline(before, measurement.boots).tables if "server counts" in table.caption
+    )
+    assert [row[0] for row in table.rows] == ["queue", "prefill", "decode"]
+    assert float(table.rows[0][2].split()[0]) == pytest.approx(means["queue"], rel=1e-3)
+    silent = [
+        boot.model_copy(update={"runs": tuple(run.model_copy(update={"server": {}}) for run in boot.runs)})
+        for boot in before
+    ]
+    assert charts.stages(silent, silent) is None
+    assert len(timeline(silent, silent).charts) == 1
+
+
+def test_a_baseline_that_is_due_says_so() -> None:
+    """What moved since a baseline was recorded, and its age, stand with its origin; a fresh one is left in peace."""
+    example = session(cells=1, boots=3, runs=1, requests=2)
+    (cell,) = example.baselines
+    page = html.page(example.results, baselines=example.baselines)
+    assert "Since it was recorded: vLLM 0.19.1 → 0.25.1, driver 575.51.03 → 580.95.05." in page
+    old = example.baselines[cell].model_copy(
+        update={"provenance": Provenance(recorded=START - timedelta(days=91), by="x", source="measured")}
+    )
+    assert "The baseline is 91 days old (2025-11-30)." in html.page(example.results, baselines={cell: old})
+    fresh = example.baselines[cell].model_copy(
+        update={"fingerprint": example.results.measurements[0].fingerprint}
+    )
+    assert not re.search(
+        "Since it was recorded|days old", html.page(example.results, baselines={cell: fresh})
+    )
+
+
+def test_change_points_are_said_not_only_drawn() -> None:
+    """What a line of the history shows stands in words above it."""
+    example = session(cells=1, boots=1, runs=1, requests=2)
+    line = HistoryLine(
+        cell=example.results.verdicts[0].cell, metric="mean_ttft_ms", times=(START, START), values=(1.0, 2.0),
+        said=("2026-03-01 slower +100.0%", "drift: slower <b>"),
+    )  # fmt: skip
+    page = html.page(example.results, history=[line])
+    assert "<li>mean TTFT: 2026-03-01 slower +100.0%</li><li>mean TTFT: drift: slower &lt;b&gt;</li>" in page
 
 
 def test_an_invalid_run_is_shown_with_its_reason() -> None:

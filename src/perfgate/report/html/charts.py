@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from perfgate.diagnosis import server_view
 from perfgate.records import Baseline, BootRecord, Cell, CellVerdict, MetricVerdict, Outcome, RunRecord
 from perfgate.report import values
 from perfgate.report.escape import visible
-from perfgate.report.html.specifications import PHASES
+from perfgate.report.html.specifications import PHASES, STAGES
 
 POINTS = 64
 """Steps of a distribution that are drawn; more than a plot has pixels for would only weigh."""
@@ -40,6 +41,8 @@ class HistoryLine:
     """Positions where a new level begins."""
     notes: tuple[str, ...] = ()
     """What is known of the changes, one text each, or nothing."""
+    said: tuple[str, ...] = ()
+    """Changes and drift as sentences."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,6 +258,32 @@ def timeline(boots: Sequence[BootRecord]) -> Chart | None:
         data={"rows": rows},
         labels={"x": "seconds since the run began", "y": "request"},
     )
+
+
+def stages(baseline: Sequence[BootRecord], now: Sequence[BootRecord]) -> Chart | None:
+    """The mean request of either side by stage, as the server counts it; None where it does not."""
+    rows: Rows = []
+    for side, boots in (("baseline", baseline), ("now", now)):
+        rows += [
+            {"side": side, "stage": stage, "i": position, "v": _short(spent)}
+            for position, (stage, spent) in enumerate(stage_means(boots).items())
+        ]
+    if not rows:
+        return None
+    return Chart(
+        kind="stages",
+        title="The mean request, as the server counts it",
+        description="Milliseconds that a request waited in the server's queue, was prefilled and decoded, mean of all requests",
+        data={"rows": rows},
+        labels={"x": "milliseconds"},
+    )
+
+
+def stage_means(boots: Sequence[BootRecord]) -> dict[str, float]:
+    """Mean milliseconds of queue, prefill and decode over all valid runs, as far as the server counts them."""
+    view = server_view(boots)
+    counted = zip(STAGES, (view.queue_ms, view.prefill_ms, view.decode_ms), strict=True)
+    return {stage: spent for stage, spent in counted if spent is not None}
 
 
 def request_spans(run: RunRecord) -> list[tuple[float, ...]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from perfgate.records import Baseline, Cell, CellVerdict, Measurement, MetricVerdict
@@ -43,9 +44,21 @@ def cell_content(
     baseline: Baseline | None,
     history: Sequence[HistoryLine],
     pool: sections.SettingsPool,
+    at: datetime,
     opened: bool,
 ) -> CellContent:
-    """Everything that is known of one cell; what is not known leaves no section."""
+    """Everything that is known of one cell; what is not known leaves no section.
+
+    Args:
+        number: of the cell on the page.
+        verdict: what was said about it.
+        measurement: what was measured.
+        baseline: what it was judged against.
+        history: its past sessions, a line a metric.
+        pool: takes the resolved configuration.
+        at: when the session began, which is what the age of a baseline is counted to.
+        opened: whether the cell is open at first.
+    """
     now = measurement.boots if measurement else ()
     before = charts.boots_of(baseline)
     parts = [
@@ -54,11 +67,11 @@ def cell_content(
         sections.unbelieved(now),
         sections.replicates(verdict, before, now),
         sections.distributions(before, now),
-        sections.timeline(now),
+        sections.timeline(before, now),
         sections.boots(before, now),
         sections.history(history),
         sections.flags(measurement, before, now, pool),
-        sections.environment(measurement, baseline),
+        sections.environment(measurement, baseline, at),
     ]  # fmt: skip
     metrics = values.shown_metrics(verdict, everything=True)
     return CellContent(

@@ -51,6 +51,7 @@ def page(
             baseline=(baselines or {}).get(verdict.cell),
             history=[line for line in history if line.cell == verdict.cell],
             pool=pool,
+            at=results.started,
             opened=number == 1 and charts.tone(verdict.outcome) != "good",
         )
         for number, verdict in enumerate(ordered, start=1)

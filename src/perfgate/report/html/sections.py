@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
+from perfgate.history import refresh_advice
 from perfgate.records import (
     Attribution,
     Baseline,
@@ -186,12 +188,14 @@ def distributions(before: Sequence[BootRecord], now: Sequence[BootRecord]) -> Se
     return Section(title="Distributions", charts=tuple(found), tables=(table,))
 
 
-def timeline(now: Sequence[BootRecord]) -> Section:
-    """The requests of one run, and what the server counted meanwhile."""
+def timeline(before: Sequence[BootRecord], now: Sequence[BootRecord]) -> Section:
+    """The requests of one run, what the server counted meanwhile, and its own split of the mean request."""
+    stages = charts.stages(before, now)
+    split = (_stage_table(before, now),) if stages else ()
     chart = charts.timeline(now)
     found = charts.timeline_run(now)
     if chart is None or found is None:
-        return Section(title="Request timeline")
+        return Section(title="Request timeline", charts=(stages,) if stages else (), tables=split)
     run = found[1]
     spans = [tuple(b - a for a, b in pairwise(marks)) for marks in charts.request_spans(run)]
     phases = []
@@ -217,7 +221,26 @@ def timeline(now: Sequence[BootRecord]) -> Section:
         if counted:
             rows = [(name, values.number(value)) for name, value in sorted(counted.items())]
             tables.append(Table(caption=caption, headings=("what", "value"), rows=tuple(rows), folded=True))
-    return Section(title="Request timeline", charts=(chart,), tables=tuple(tables))
+    return Section(
+        title="Request timeline",
+        charts=(chart, stages) if stages else (chart,),
+        legend=READ_TIMELINE,
+        tables=(*tables[:1], *split, *tables[1:]),
+    )
+
+
+READ_TIMELINE = "A client cannot tell the server's queue from prefill: where it counts them, the server does."
+
+
+def _stage_table(before: Sequence[BootRecord], now: Sequence[BootRecord]) -> Table:
+    sides = [charts.stage_means(boots) for boots in (before, now)]
+    rows = tuple(
+        (stage, *(values.quantity(side.get(stage), "_ms") for side in sides))
+        for stage in dict.fromkeys(stage for side in sides for stage in side)
+    )
+    return Table(
+        caption="The mean request, as the server counts it", headings=("stage", "baseline", "now"), rows=rows
+    )
 
 
 def boots(before: Sequence[BootRecord], now: Sequence[BootRecord]) -> Section:
@@ -279,8 +302,8 @@ def flags(
     )
 
 
-def environment(measurement: Measurement | None, baseline: Baseline | None) -> Section:
-    """The machine, the software and the baseline's origin, differences first."""
+def environment(measurement: Measurement | None, baseline: Baseline | None, at: datetime) -> Section:
+    """The machine, the software and the baseline's origin, differences first; and whether it is due for a new recording."""
     if measurement is None:
         return Section(title="Environment")
     fields = list(Fingerprint.model_fields)
@@ -306,7 +329,10 @@ def environment(measurement: Measurement | None, baseline: Baseline | None) -> S
     if same:
         caption = "What is the same" if before else "This machine"
         tables.append(Table(caption=caption, headings=("what", "value"), rows=same, folded=True))
-    texts = _provenance(baseline) if baseline else ()
+    texts: list[str] = []
+    if baseline:
+        texts += _provenance(baseline)
+        texts += refresh_advice(baseline, measurement.fingerprint, at=at)
     return Section(title="Environment", tables=tuple(tables), texts=tuple(texts))
 
 
@@ -324,6 +350,7 @@ def history(lines: Sequence[HistoryLine]) -> Section:
     known = [line for line in lines if line.values]
     return Section(
         title="History",
+        texts=tuple(f"{values.label(line.metric)}: {sentence}" for line in known for sentence in line.said),
         charts=tuple(charts.history(line) for line in known),
         tables=tuple(_history_table(line) for line in known),
     )

@@ -7,6 +7,8 @@ from typing import Any
 
 PHASES = ("waiting to be sent", "queue and prefill", "decode")
 """Of a request, in order."""
+STAGES = ("queue", "prefill", "decode")
+"""Of a request, as the server counts them."""
 
 
 def _colour(field: str, domain: Sequence[str], colours: Sequence[str], **more: Any) -> dict[str, Any]:
@@ -171,6 +173,18 @@ SPECIFICATIONS: Mapping[str, dict[str, Any]] = {
                 {"field": "from"},
                 {"field": "to"},
             ],
+        },
+    },
+    "stages": {
+        "height": {"step": 22},
+        "mark": {"type": "bar"},
+        "encoding": {
+            "x": {"field": "v", "type": "quantitative", "stack": True},
+            "y": {"field": "side", "type": "nominal", "sort": None, "title": None},
+            # The colours of the timeline beside it.
+            "color": _colour("stage", STAGES, ("var(--c5)", "var(--c2)", "var(--c1)"), legend=_LEGEND),
+            "order": {"field": "i"},
+            "tooltip": [{"field": "side"}, {"field": "stage"}, {"field": "v", "title": "ms"}],
         },
     },
     "phases": {
