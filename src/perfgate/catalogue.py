@@ -51,7 +51,7 @@ class Entry:
         except ValidationError as error:
             first = error.errors()[0]
             key = ".".join(str(part) for part in first["loc"]) or "(table)"
-            problem = first["msg"]
+            problem = first["msg"].removeprefix("Value error, ")
             if first["type"] == "extra_forbidden":
                 near = get_close_matches(str(first["loc"][-1]), _keys(spec), n=1, cutoff=0.5)
                 problem = "unknown key" + (f"; did you mean {near[0]!r}?" if near else "")

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import Field, StringConstraints, field_validator, model_validator
+from pydantic import Field, StringConstraints, ValidationError, field_validator, model_validator
 
 from perfgate.errors import InputError
 from perfgate.records import Name, Record
@@ -187,6 +187,11 @@ class ServerSpec(Record):
         """
         if not vllm_args and not env:
             return self
+        if self.launcher.kind == "attach":
+            raise InputError(
+                f"server {self.name!r} is attached: it is already running, and its flags and environment cannot be changed",
+                remedy="Drop --vllm-arg and --env, or choose a server that perfgate boots.",
+            )
         args = dict(self.args)
         for name, value in _parse_flags(vllm_args):
             args.pop(opposite(name), None)
@@ -198,7 +203,13 @@ class ServerSpec(Record):
             if not equals or not _VARIABLE.fullmatch(name):
                 raise InputError(f"{assignment!r} does not set a variable", remedy="Write it as NAME=VALUE.")
             variables[name] = text
-        return self.model_validate({**self._fields(), "args": args, "env": variables})
+        try:
+            return self.model_validate({**self._fields(), "args": args, "env": variables})
+        except ValidationError as error:
+            problem = error.errors()[0]["msg"].removeprefix("Value error, ")
+            raise InputError(
+                f"server {self.name!r} cannot be changed so: {problem}", remedy="See --vllm-arg and --env."
+            ) from error
 
     def _fields(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in type(self).model_fields}
@@ -275,6 +286,10 @@ def normal_args(args: Mapping[str, Any]) -> dict[str, Value]:
             raise ValueError(f"--{name}: an empty list has no values; use false to leave the flag away")
         if name in normal and normal[name] != value:
             raise ValueError(f"--{name} is given twice, with {normal[name]!r} and {value!r}")
+        if name == "port" and value is not False and not _is_port(value):
+            raise ValueError(
+                f"--port {value!r} is no port: give 1 to 65535, or leave it out, and a free one is found"
+            )
         if value is not False:
             normal[name] = value
     for name in normal:
@@ -283,6 +298,10 @@ def normal_args(args: Mapping[str, Any]) -> dict[str, Value]:
                 f"both --{name} and --{opposite(name)} are set; set the inherited one to false in this entry"
             )
     return normal
+
+
+def _is_port(value: Any) -> bool:
+    return re.fullmatch(r"[0-9]{1,5}", str(value)) is not None and 0 < int(str(value)) < 65536
 
 
 def _parse_flags(words: Sequence[str]) -> Iterable[tuple[str, Value]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from perfgate.catalogue import load_catalogue
 from perfgate.errors import CatalogueError, InputError
@@ -206,3 +207,20 @@ def test_only_a_chosen_interpreter_is_recorded():
     chosen = ServerSpec(name="a", launcher={"kind": "local", "python": "/opt/old/bin/python"})
     assert chosen.public()["launcher"]["python"] == "/opt/old/bin/python"
     assert ServerSpec.model_validate(ServerSpec(name="a").public()) == ServerSpec(name="a")
+
+
+@pytest.mark.parametrize("changes", [{"vllm_args": ["--max-num-seqs=1"]}, {"env": ["A=1"]}])
+def test_an_attached_server_cannot_be_changed(changes):
+    """Flags and variables on top of an attached server are refused: they would be judged as if they were in effect."""
+    attached = ServerSpec(name="there", launcher={"kind": "attach", "url": "http://127.0.0.1:1"})
+    assert attached.with_changes() is attached
+    with pytest.raises(InputError, match="'there' is attached"):
+        attached.with_changes(**changes)
+
+
+@pytest.mark.parametrize("port", ["abc", 0, 65536, True, 1.5])
+def test_a_port_is_a_port(port):
+    """What is no port is refused when the entry is read, not when a socket is bound."""
+    with pytest.raises(ValidationError, match="is no port"):
+        ServerSpec(name="s", args={"port": port})
+    assert ServerSpec(name="s", args={"port": "8000"}).args["port"] == "8000"
