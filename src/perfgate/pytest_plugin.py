@@ -43,6 +43,9 @@ _WANTED = {"target", "server_target"}
 _REPORT_FIELD = "perfgate_verdicts"
 _WORKER_FIELD = "perfgate_measurements"
 
+RECORDED = "perfgate.recorded"
+"""Property of a test that recorded a baseline: where."""
+
 SHIPPED_SUITE = "perfgate_suite"
 """The suite as it is installed with the package, for ``pytest --pyargs perfgate_suite``."""
 
@@ -73,7 +76,8 @@ def pytest_configure(config: pytest.Config) -> None:
     check_options(config)
     config.stash[VERDICTS] = []
     config.stash[MEASUREMENTS] = []
-    config.pluginmanager.register(Collector(config.stash[VERDICTS]), "perfgate-collector")
+    config.stash[COLLECTOR] = Collector(config.stash[VERDICTS])
+    config.pluginmanager.register(config.stash[COLLECTOR], "perfgate-collector")
     if any(str(argument).startswith(SHIPPED_SUITE) for argument in config.invocation_params.args):
         for module in ("serving", "kernels", "claims", "sweep", "kernelgain"):
             config.pluginmanager.import_plugin(f"{SHIPPED_SUITE}.fixtures.{module}")
@@ -142,9 +146,8 @@ def pytest_runtest_makereport(
         target = _target(item)
         if target is not None:
             # Load on a server that is not what was asked for would measure something else.
-            suite_of(item.config).refuse(
-                target.cell.server, f"{item.name} failed, so no load was spent on this server"
-            )
+            reason = f"{item.name} failed, so no load was spent on this server"
+            suite_of(item.config).refuse(target.cell.server, reason)
     if call.when == "call" and verdicts:
         from perfgate.records import plain
 
@@ -157,14 +160,20 @@ class Collector:
 
     def __init__(self, verdicts: list[CellVerdict]) -> None:
         self._verdicts = verdicts
+        self.recorded = False
+        """Whether a test of the session recorded a baseline."""
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Takes the verdicts off a report."""
+        self.recorded = self.recorded or any(name == RECORDED for name, _ in report.user_properties)
         found = getattr(report, _REPORT_FIELD, ()) if report.when == "call" else ()
         if found:
             from perfgate.records import CellVerdict
 
             self._verdicts.extend(CellVerdict.model_validate(data, strict=False) for data in found)
+
+
+COLLECTOR = pytest.StashKey[Collector]()
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -213,7 +222,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     directory = suite.options.results or suite.work / "results"
     try:
         config.stash[WRITTEN] = write_results(directory, results)
-        suite.fit_noise(directory)
+        if config.stash[COLLECTOR].recorded:
+            suite.fit_noise(directory)
         _remember(config, suite.work, results)
     except PerfgateError as error:
         config.stash[WRITTEN] = str(error)
@@ -306,6 +316,7 @@ def settle(request: pytest.FixtureRequest, settled: Settled) -> None:
     item.stash.setdefault(VERDICTS, []).append(verdict)
     item.user_properties.extend(junit.properties(verdict))
     if recorded is not None:
+        item.user_properties.append((RECORDED, recorded))
         pytest.skip(f"baseline recorded in {recorded}; nothing was judged")
     if verdict.outcome in GREEN:
         return

@@ -48,6 +48,21 @@ args = {{ no-such-flag = true }}
 extends = "fake"
 args = {{ fake-short-output = 1 }}
 
+[servers.attached]
+model = "fake-model"
+launcher = {{ kind = "attach", url = "http://127.0.0.1:9" }}
+
+[servers.no-python]
+extends = "fake"
+launcher = {{ kind = "local", python = "/no/python" }}
+
+[servers.hollow]
+extends = "fake"
+model = "hollow"
+
+[models.hollow]
+id = "./hollow"
+
 [workloads.quick]
 input_len = 16
 output_len = 40

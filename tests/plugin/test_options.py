@@ -1,9 +1,13 @@
 """Every option, with and without xdist."""
 
 import json
+import re
+import shutil
 import xml.etree.ElementTree as ET
 
 import pytest
+
+from tests.plugin.conftest import REPOSITORY
 
 
 @pytest.mark.parametrize(
@@ -15,6 +19,8 @@ import pytest
         (["--model", "fake-modell"], "unknown model 'fake-modell'*fake-model"),
         (["--vllm-arg=max-num-seqs"], "*is not a vLLM flag*"),
         (["--env", "NOVALUE"], "*NAME=VALUE*"),
+        (["--vllm-arg=--port=x"], "*--port 'x' is no port*"),
+        (["--server", "attached", "--env=A=1"], "*'attached' is attached*cannot be changed*"),
         (["--replicates", "0"], "*--replicates is 0*"),
         (["--new-baselines", "--update-baselines"], "*give one of them*"),
         (["--perfgate-config", "missing.toml"], "*missing.toml: no such file*"),
@@ -48,6 +54,27 @@ def test_toml_mistake_names_file_table_and_key(project, broken, expected):
         else ("--server", "x", "--workload", "quick")
     )
     pytest.LineMatcher([project.refused(*names)]).fnmatch_lines([expected])
+
+
+def test_what_cannot_be_booted_is_a_message(project):
+    """A URL nobody answers, a model folder without config and a missing interpreter fail their tests with words, not a traceback."""
+    (project.path / "hollow").mkdir()
+    shutil.copy(REPOSITORY / "tests/serving/test_flags_in_effect.py", project.path / "tests")
+    names = ("attached", "hollow", "no-python")
+    result = project.pytest(*(word for name in names for word in ("--server", name)))
+    result.assert_outcomes(failed=3, errors=3)
+    said = " ".join(result.stdout.str().split())
+    for words in (
+        "server 'attached': http://127.0.0.1:9/v1/models does not answer",
+        "model 'hollow': ",
+        "server 'no-python': launcher python '/no/python' is not an executable file",
+    ):
+        # By the test of a running server, by the cell's own, and in the table at the end.
+        assert said.count(words) == 3, said
+    assert "hollow has no config.json" in said
+    assert "Traceback" not in said
+    assert not re.search(r"\.py:[0-9]", said)
+    assert not list((project.path / ".perfgate").rglob("*.log"))
 
 
 def test_workloads_of_a_server_share_its_boots(project):
@@ -121,6 +148,8 @@ def test_xdist_keeps_a_server_on_one_worker_and_shows_one_table(project):
             b["id"] for m in session["measurements"] if m["cell"]["server"] == server for b in m["boots"]
         }
         assert len(boots) == 2
+    # What the workers recorded counts: without a noise model the next session could convict nothing.
+    assert (project.path / ".perfgate/baselines/cpu/noise.json").is_file()
     result.stdout.fnmatch_lines(["*perfgate*", "*results: *"])
 
 

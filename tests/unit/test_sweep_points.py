@@ -3,7 +3,8 @@
 import pytest
 
 from perfgate.errors import InputError
-from perfgate.experiment.suite import Suite, SuiteOptions
+from perfgate.experiment.options import SuiteOptions
+from perfgate.experiment.suite import Suite
 from perfgate.experiment.sweep import (
     Row,
     SweepFinding,

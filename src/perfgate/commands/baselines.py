@@ -8,7 +8,8 @@ from collections.abc import Collection
 from pathlib import Path
 
 from perfgate.errors import BaselineError
-from perfgate.experiment.suite import Suite, SuiteOptions
+from perfgate.experiment.options import SuiteOptions
+from perfgate.experiment.suite import Suite
 from perfgate.records import Cell
 from perfgate.selection import Target
 

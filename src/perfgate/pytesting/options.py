@@ -10,7 +10,7 @@ import pytest
 from perfgate.errors import PerfgateError
 
 if TYPE_CHECKING:
-    from perfgate.experiment.suite import SuiteOptions
+    from perfgate.experiment.options import SuiteOptions
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -206,7 +206,7 @@ def _check_sweep(config: pytest.Config) -> None:
 def suite_options(config: pytest.Config) -> SuiteOptions:
     """What was asked for, as the session of the suite wants it."""
     from perfgate.experiment.gate import Writing
-    from perfgate.experiment.suite import SuiteOptions
+    from perfgate.experiment.options import SuiteOptions
 
     get = config.getoption
     writing = (

@@ -1,0 +1,79 @@
+"""One server against another side that was asked for: no stored baseline, every primary metric is a question."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from perfgate.errors import PerfgateError
+from perfgate.experiment import attribution
+from perfgate.experiment.attribution_settings import differences
+from perfgate.experiment.bench import Bench, Made
+from perfgate.experiment.confirm import Measured, questions_of, verdicts_from
+from perfgate.experiment.gate import Settled
+from perfgate.experiment.sides import against
+from perfgate.metrics import METRICS
+from perfgate.selection import Target
+from perfgate.verdict import invalid, whole
+
+
+def compare(bench: Bench, cells: Sequence[Target], made: Made) -> None:
+    """Boots both sides in turn and judges; ``made`` takes what comes out as it comes."""
+    options = bench.options
+    old = [_old_side(bench, cell) for cell in cells]
+    primary = [metric.name for metric in METRICS.values() if metric.primary and metric.of == "run"]
+    asked = [question for cell in cells for question in questions_of(cell, bench.noise, primary)]
+    judged, fresh, _plan = bench.confirmer().interleaved(
+        old,
+        cells,
+        asked,
+        bench.budget(options.replicates or cells[0].gpu.replicates),
+        own_variance=True,
+        position=next(bench.positions),
+        label=bench.session,
+    )
+    made.measurements.extend(fresh.all())
+    words = options.against or options.against_server or f"{cells[0].server.name} without the changes"
+    for cell in cells:
+        workload = cell.cell.workload
+        reason = fresh.invalid(workload)
+        if reason is not None or not fresh.new:
+            settled = invalid(cell.cell, reason or "no time was left for a single pair (--max-minutes)")
+        else:
+            note = f"A/B against {words}: {len(fresh.new[workload].boots)} interleaved pairs, baseline column = {words}"
+            settled = whole(cell.cell, verdicts_from(judged, fresh, cell, asked), None, (note,))
+        made.settled[workload] = Settled(settled)
+    if options.attribute and fresh.new:
+        _attribute(bench, old, cells, fresh, made)
+
+
+def _old_side(bench: Bench, cell: Target) -> Target:
+    options = bench.options
+    if options.attribute and not (options.against or options.against_server):
+        return attribution.entry(cell, options.request(cell.gpu.name), bench.catalogues)
+    old = against(
+        cell, environment=options.against, server=options.against_server, catalogues=bench.catalogues
+    )
+    if options.attribute and not options.against:
+        differences(old.server, cell.server)
+    return old
+
+
+def _attribute(
+    bench: Bench, old: Sequence[Target], cells: Sequence[Target], fresh: Measured, made: Made
+) -> None:
+    """Traces what the A/B confirmed to settings; that it cannot be traced changes no verdict."""
+    attributor = attribution.Attributor(
+        lab=bench.lab, noise=bench.noise, tell=bench.announce, max_minutes=bench.max_minutes
+    )
+    verdicts = {workload: settled.verdict for workload, settled in made.settled.items()}
+    try:
+        found = attributor.attribute(
+            old, cells, verdicts, fresh, versions=bool(bench.options.against), label=bench.session
+        )
+    except PerfgateError as error:
+        bench.announce(f"nothing was attributed: {error}")
+        return
+    for workload, one in found.items():
+        settled = made.settled[workload]
+        verdict = settled.verdict.model_copy(update={"attribution": one})
+        made.settled[workload] = settled._replace(verdict=verdict)
