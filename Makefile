@@ -53,7 +53,10 @@ $(STAMP): pyproject.toml Makefile
 	@touch $@
 
 serving: env ## Boot a real vLLM, measure, judge; records this machine's baseline first if there is none
-	@$(BIN)/perfgate baselines --missing --quiet $(ARGS) || $(PYTEST) tests/serving -m serving --new-baselines $(ARGS)
+	@$(BIN)/perfgate baselines --missing --quiet -- $(ARGS); \
+	case $$? in 0) ;; \
+	1) set -x; $(PYTEST) tests/serving -m serving $(if $(findstring --update-baselines,$(ARGS)),,--new-baselines) $(ARGS) ;; \
+	*) exit 2 ;; esac
 	$(PYTEST) tests/serving -m serving $(ARGS)
 
 kernels: env ## Autotune-key coverage of the installed vLLM, for this GPU or an emulated one

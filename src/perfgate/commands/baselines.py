@@ -18,6 +18,20 @@ HELP = "list the cells of this machine and their baselines; with --missing, exit
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The choice of cells is pytest's: --gpu, --model, --server, --workload."""
+    _add_choice(parser)
+    parser.add_argument(
+        "--missing", action="store_true", help="only cells without a baseline; exit 1 if there are any"
+    )
+    parser.add_argument("--quiet", action="store_true", help="print nothing, only set the exit status")
+    parser.add_argument(
+        "pytest",
+        nargs="*",
+        metavar="-- OPTION",
+        help="a pytest command line, of which only the choice of cells is looked at",
+    )
+
+
+def _add_choice(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gpu", default="auto", metavar="NAME", help="GPU entry (default: auto)")
     parser.add_argument("--model", metavar="NAME", help="model entry")
     parser.add_argument(
@@ -35,10 +49,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="instead of ./perfgate.toml",
     )
-    parser.add_argument(
-        "--missing", action="store_true", help="only cells without a baseline; exit 1 if there are any"
-    )
-    parser.add_argument("--quiet", action="store_true", help="print nothing, only set the exit status")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -47,6 +57,10 @@ def run(options: argparse.Namespace) -> int:
     Returns:
         0, or 1 with ``--missing`` if a cell has no baseline.
     """
+    if options.pytest:
+        choice = argparse.ArgumentParser(prog="pytest", add_help=False, allow_abbrev=False)
+        _add_choice(choice)
+        choice.parse_known_args(options.pytest, namespace=options)
     suite = Suite(
         SuiteOptions(
             root=Path.cwd(),
