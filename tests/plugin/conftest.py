@@ -3,12 +3,14 @@
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FAKE = REPOSITORY / "tests" / "fakevllm"
+sys.path.insert(0, str(REPOSITORY / "tests" / "unit" / "report"))
 
 CATALOGUE = """
 [gpus.cpu]
