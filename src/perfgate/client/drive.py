@@ -7,10 +7,12 @@ from array import array
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from perfgate.client.clock import Alarm, Heartbeat, now_ns
 from perfgate.client.pool import Pool
 from perfgate.client.tape import Tape
+from perfgate.client.turns import Turns
 from perfgate.client.wire import Connection, Recording
 
 _BEAT_NS = 10_000_000
@@ -89,7 +91,7 @@ class Driver:
         self._active: dict[int, Connection] = {}
         self._connecting: dict[int, asyncio.Task[None]] = {}
         self._free = plan.slots if plan.slots is not None else len(plan.requests)
-        self._freed: deque[int] = deque()
+        self._refills = Turns(loop)
         self._beats = 0
         self._reads = 0
         self._completed = 0
@@ -244,23 +246,14 @@ class Driver:
             return
         freed = recording.ended_ns
         if self._plan.due_ns is None or self._queue:
-            self._freed.append(freed)
-            if len(self._freed) == 1:
-                self._loop.call_soon(self._refill)
+            self._refills.add(partial(self._refill, freed))
         else:
             self._free += 1
         if self._completed == len(self._plan.requests) and not self._finished.done():
             self._finished.set_result(None)
 
-    def _refill(self) -> None:
-        """Hands on one slot that became free, and leaves the next to the loop's next turn.
-
-        When a wave of responses ends together, what is sent goes out at once instead of after the whole wave, and answers are read
-        between.
-        """
-        freed = self._freed.popleft()
-        if self._freed:
-            self._loop.call_soon(self._refill)
+    def _refill(self, freed: int) -> None:
+        """Hands on a slot that became free: when a wave of responses ends together, what is sent goes out at once, not after the wave."""
         if self._stopped:
             return
         due = self._plan.due_ns

@@ -13,6 +13,7 @@ import socket
 
 from perfgate.client.clock import now_ns
 from perfgate.client.endpoint import Endpoint
+from perfgate.client.turns import Turns
 from perfgate.client.wire import Connection
 from perfgate.errors import LoadError
 
@@ -38,6 +39,7 @@ class Pool:
         self._idle: list[Connection] = []
         self._all: set[Connection] = set()
         self._addresses: list[str] = []
+        self._ends = Turns(loop)
         self.opened = 0
 
     async def resolve(self) -> None:
@@ -85,7 +87,7 @@ class Pool:
         for address in tuple(self._addresses):
             try:
                 _, connection = await self._loop.create_connection(
-                    lambda: Connection(self._forget),
+                    lambda: Connection(self._forget, self._ends.add),
                     address,
                     self._endpoint.port,
                     ssl=self._ssl,

@@ -1,8 +1,9 @@
 """The hot path: one connection that stamps and stores each read as it arrives, and nothing more.
 
 While a response streams, a read costs two appends and a look at its last bytes; what it says is found out after the run
-(`perfgate.client.stream`). Only the end of a response must be known at once, to hand its slot on. The end of a chunked body always
-ends a read with CRLF CRLF, so only such reads, and tiny ones, make the connection catch up with an HTTP parser that then decides.
+(`perfgate.client.stream`). Only the end of a response must be known soon, to hand its slot on. The end of a chunked body always
+ends a read with CRLF CRLF, so only such reads, and tiny ones, make the connection catch up with an HTTP parser that then decides,
+and that in one of the loop's next turns: the reads of other connections are stamped first.
 """
 
 # ruff: noqa: D102 — callbacks of asyncio.Protocol and of httptools: their contracts are theirs
@@ -102,13 +103,16 @@ class Connection(asyncio.Protocol):
 
     Args:
         lost: called when the connection is gone while no request was under way.
+        later: does some work in one of the loop's next turns.
     """
 
     __slots__ = (
+        "_behind",
         "_chunks",
         "_done",
         "_framing",
         "_index",
+        "_later",
         "_lost",
         "_put",
         "_ready_ns",
@@ -124,8 +128,12 @@ class Connection(asyncio.Protocol):
         "idle_since_ns",
     )
 
-    def __init__(self, lost: Callable[[Connection], None]) -> None:
+    def __init__(
+        self, lost: Callable[[Connection], None], later: Callable[[Callable[[], None]], None]
+    ) -> None:
         self._lost = lost
+        self._later = later
+        self._behind = False
         self._transport: asyncio.Transport | None = None
         self._done: Callable[[Connection, Recording], None] | None = None
         self.deadline_ns = 0
@@ -195,7 +203,9 @@ class Connection(asyncio.Protocol):
         self._room -= len(data)
         if self._streaming and self._room >= 0 and data[-4:] != b"\r\n\r\n" and len(data) > 4:
             return
-        self._catch_up(now)
+        if not self._behind:
+            self._behind = True
+            self._later(self._catch_up)
 
     def eof_received(self) -> bool:
         return False  # close; connection_lost follows
@@ -205,6 +215,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
+        self._catch_up()
         if self._done is None:
             self._lost(self)
             return
@@ -215,9 +226,10 @@ class Connection(asyncio.Protocol):
             self._finish(perf_counter_ns(), "", "")
 
     def abandon(self, cause: str, detail: str) -> None:
-        """Gives the request up, closes the connection, and hands over what had come."""
-        self.close()
+        """Gives the request up, closes the connection, and hands over what had come; a response that had come whole is one."""
+        self._catch_up()
         if self._done is not None:
+            self.close()
             self._finish(perf_counter_ns(), cause, detail)
 
     def close(self) -> None:
@@ -225,7 +237,11 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    def _catch_up(self, now: int) -> None:
+    def _catch_up(self) -> None:
+        """Looks at the reads that might have ended the response; does nothing where there are none."""
+        if not self._behind or self._done is None:
+            return
+        self._behind = False
         framing = self._framing
         if self._room < 0:
             self.abandon("oversized", "the response exceeds what any response to this request could be")
@@ -235,7 +251,7 @@ class Connection(asyncio.Protocol):
         if framing.complete:
             if not framing.kept:
                 self.close()
-            self._finish(now, "", "")
+            self._finish(self._stamps[-1], "", "")
         elif framing.error:
             self.abandon("protocol", framing.error)
         elif framing.head:
