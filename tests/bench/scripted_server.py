@@ -22,7 +22,6 @@ import time
 import urllib.request
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -85,12 +84,14 @@ class ScriptedServer:
         arguments: of this file's command line, such as ``--ttft-ms=50``.
     """
 
+    file = __file__
+
     def __init__(self, *arguments: str) -> None:
         self._arguments = arguments
 
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(
-            [sys.executable, str(Path(__file__)), *self._arguments], stdout=subprocess.PIPE, text=True
+            [sys.executable, self.file, *self._arguments], stdout=subprocess.PIPE, text=True
         )
         assert self._process.stdout is not None
         line = self._process.stdout.readline()  # ends at once if the process does
@@ -114,7 +115,7 @@ class ScriptedServer:
         return self._process.pid
 
     def truth(self) -> dict[str, Any]:
-        """What the server did since it was last asked: see ``_Server.truth``."""
+        """What the server did since it was last asked: see ``Server.truth``."""
         with urllib.request.urlopen(self.url + "/truth", timeout=30) as answer:
             truth: dict[str, Any] = json.load(answer)
         return truth
@@ -124,23 +125,39 @@ class ScriptedServer:
 class _Peer:
     socket: socket.socket
     inbox: bytearray = field(default_factory=bytearray)
-    stream: _Stream | None = None
+    stream: Stream | None = None
     outbox: bytearray = field(default_factory=bytearray)
 
 
 @dataclass(eq=False)
-class _Stream:
+class Stream:
     peer: _Peer
     script: Script
     steps: list[tuple[int, bytes, int]]
     """(nanoseconds after receipt, bytes, events in them)"""
     received_ns: int
     writes: list[int]
+    prompt: list[int] = field(default_factory=list)
     position: int = 0
     fault_step: int = -1
 
+    @property
+    def alive(self) -> bool:
+        """Whether somebody still waits for it."""
+        return self.peer.stream is self
 
-class _Server:
+    @property
+    def finished(self) -> bool:
+        """Whether all of it is written."""
+        return self.position == len(self.steps)
+
+    @property
+    def next_is_event(self) -> bool:
+        """Whether an event is what comes next."""
+        return self.steps[self.position][2] > 0
+
+
+class Server:
     def __init__(self, script: Script, model: str, port: int) -> None:
         self._script = script
         self._model = model
@@ -149,9 +166,9 @@ class _Server:
         self._epoll = select.epoll()
         self._epoll.register(self._listener.fileno(), select.EPOLLIN)
         self._peers: dict[int, _Peer] = {}
-        self._due: list[tuple[int, int, _Stream]] = []
+        self._due: list[tuple[int, int, Stream]] = []
         self._serial = 0
-        self._truth: list[tuple[int, list[int]]] = []
+        self._truth: list[Stream] = []
         self._connections = 0
         self._late_ns = 0
         self.port = self._listener.getsockname()[1]
@@ -167,10 +184,10 @@ class _Server:
                     self._readable(peer, flags)
             while self._due and self._due[0][0] <= now_ns():
                 _, _, stream = heapq.heappop(self._due)
-                self._step(stream)
+                self.step(stream)
 
     def truth(self) -> dict[str, Any]:
-        """Per answered request, in the order of receipt: when it was received, first and last event, number of events.
+        """Per answered request, in the order in which they ended: when it was received, when each event was written, how its prompt began.
 
         ``late_ms`` is how late the server itself was at worst.
         """
@@ -178,8 +195,9 @@ class _Server:
         late, self._late_ns = self._late_ns, 0
         opened, self._connections = self._connections, 0
         return {
-            "received_ns": [received for received, _ in done],
-            "writes_ns": [writes for _, writes in done],
+            "received_ns": [stream.received_ns for stream in done],
+            "writes_ns": [stream.writes for stream in done],
+            "prompts": [stream.prompt for stream in done],
             "late_ms": late / 1e6,
             "connections": opened,
             "open": sum(1 for peer in self._peers.values()) - 1,
@@ -268,7 +286,8 @@ class _Server:
             len(prompt) if isinstance(prompt, list) else len(str(prompt or asked.get("messages")).split())
         )
         steps = _steps(script, tokens, counted, chat)
-        stream = _Stream(peer=peer, script=script, steps=steps, received_ns=received, writes=[])
+        stream = Stream(peer=peer, script=script, steps=steps, received_ns=received, writes=[])
+        stream.prompt = prompt[:2] if isinstance(prompt, list) else []
         if script.fault:
             seen = 0
             for at, (_, _, events) in enumerate(steps):
@@ -279,16 +298,28 @@ class _Server:
         peer.stream = stream
         if script.interim:
             self._send(peer, b"HTTP/1.1 100 Continue\r\n\r\n")
-        self._schedule(stream, received + steps[0][0])
+        self.begin(stream)
 
-    def _schedule(self, stream: _Stream, due: int) -> None:
+    def begin(self, stream: Stream) -> None:
+        """A request has come."""
+        self.schedule(stream, stream.received_ns + stream.steps[0][0])
+
+    def schedule(self, stream: Stream, due: int) -> None:
+        """Has ``step`` called with it at a monotonic time."""
         self._serial += 1
         heapq.heappush(self._due, (due, self._serial, stream))
 
-    def _step(self, stream: _Stream) -> None:
-        peer = stream.peer
-        if peer.stream is not stream:
+    def step(self, stream: Stream) -> None:
+        """Its time has come."""
+        if not stream.alive:
             return  # the client went away
+        self.write(stream)
+        if stream.alive:
+            self.schedule(stream, stream.received_ns + stream.steps[stream.position][0])
+
+    def write(self, stream: Stream) -> None:
+        """Writes its next piece, or does what goes wrong there."""
+        peer = stream.peer
         if stream.position == stream.fault_step:
             self._fault(stream)
             return
@@ -299,15 +330,14 @@ class _Server:
             stream.writes += [now] * events
         self._send(peer, data)
         stream.position += 1
-        if stream.position < len(stream.steps):
-            self._schedule(stream, stream.received_ns + stream.steps[stream.position][0])
+        if not stream.finished:
             return
-        self._truth.append((stream.received_ns, stream.writes))
+        self._truth.append(stream)
         peer.stream = None
         if not stream.script.keep or stream.script.framing == "close":
             self._drop(peer)
 
-    def _fault(self, stream: _Stream) -> None:
+    def _fault(self, stream: Stream) -> None:
         peer, kind = stream.peer, stream.script.fault
         peer.stream = None
         if kind == "reset":
@@ -473,7 +503,7 @@ def main() -> None:
     parser.add_argument("--ttft-ms", type=float, default=0.0)
     parser.add_argument("--itl-ms", type=float, default=0.0)
     options = parser.parse_args()
-    server = _Server(Script(ttft_ms=options.ttft_ms, itl_ms=options.itl_ms), options.model, options.port)
+    server = Server(Script(ttft_ms=options.ttft_ms, itl_ms=options.itl_ms), options.model, options.port)
     print(server.port, flush=True)
     server.serve()
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.bench.clients import CLIENTS, installed, measure
+from tests.bench.clients import CLIENTS, measure, missing
 from tests.bench.scripted_server import ScriptedServer
 
 pytestmark = pytest.mark.bench
@@ -26,30 +26,38 @@ def server() -> Iterator[ScriptedServer]:
 
 def test_cost_per_streamed_token_beside_other_clients(server, capsys):
     """Every installed client streams the same load from the same server; the table shows cost and error of each."""
-    rows = []
-    for client in CLIENTS:
-        if not installed(client):
-            continue
-        rows.append(measure(server, client, CONCURRENCY, REQUESTS, TOKENS))
+    rows = [measure(server, name, CONCURRENCY, REQUESTS, TOKENS) for name in CLIENTS if not missing(name)]
     assert rows[0]["client"] == "perfgate"
     with capsys.disabled():
         print(
             f"\nload average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
-            f"\n{CONCURRENCY} streams, {ITL_MS} ms pacing, {REQUESTS} requests of {TOKENS} tokens, client on one core\n"
-            f"{'client':<18}{'µs/token':>10}{'with reading':>14}{'TTFT ms':>10}{'true':>8}{'added':>8}"
-            f"{'TPOT error':>12}{'bytes/token':>13}"
+            f"\n{CONCURRENCY} streams, {ITL_MS} ms pacing, {REQUESTS} requests of {TOKENS} tokens, client on one core"
         )
-        for row in rows:
-            print(
-                f"{row['client']:<18}{row['cpu_us']:>10.1f}{row['total_us']:>14.1f}{row['ttft_ms']:>10.1f}"
-                f"{row['true_ttft_ms']:>8.1f}{row['ttft_ms'] - row['true_ttft_ms']:>8.1f}{row['tpot_error']:>12.2%}"
-                f"{row['bytes']:>13.0f}"
-            )
+        print(table(rows))
+        for name in CLIENTS:
+            if why := missing(name):
+                print(f"{name}: not measured, {why}")
 
 
 def test_ten_thousand_requests_in_one_run_within_bounded_memory(server, capsys):
     """10,000 requests of 32 tokens come back whole, and cost less than 1 KiB of memory a token event."""
     row = measure(server, "perfgate", CONCURRENCY, 10_000, 32)
     with capsys.disabled():
-        print(f"\n10,000 requests: {row['bytes']:.0f} bytes and {row['total_us']:.1f} µs a token event")
+        print(f"\n10,000 requests\n{table([row])}")
     assert row["bytes"] < 1024
+
+
+def table(rows: list[dict]) -> str:
+    """Costs and errors; the last two columns are of single requests."""
+    lines = [
+        f"{'client':<20}{'µs/token':>9}{'+reading':>9}{'B/token':>9}{'true TTFT':>11}{'added ms':>10}{'true TPOT':>11}"
+        f"{'error':>9}{'P99 added ms':>14}{'P99 |TPOT error|':>18}"
+    ]
+    for row in rows:
+        single = [row.get("worst_added_ms"), row.get("worst_tpot_error")]
+        lines.append(
+            f"{row['client']:<20}{row['cpu_us']:>9.1f}{row['total_us']:>9.1f}{row['bytes']:>9.0f}{row['true_ttft_ms']:>11.1f}"
+            f"{row['added_ms']:>10.2f}{row['true_itl_ms']:>11.2f}{row['tpot_error']:>9.2%}"
+            f"{'–' if single[0] is None else f'{single[0]:.2f}':>14}{'–' if single[1] is None else f'{single[1]:.2%}':>18}"
+        )
+    return "\n".join(lines)
