@@ -118,8 +118,8 @@ def select(request: Request, catalogues: Catalogues | None = None) -> tuple[Targ
 def _with_python(server: ServerSpec, python: str) -> ServerSpec:
     if server.launcher.kind != "local":
         raise InputError(
-            f"--python changes a local launcher, server {server.name!r} uses {server.launcher.kind}",
-            remedy="Choose a server with a local launcher, or drop --python.",
+            f"--server-python changes a local launcher, server {server.name!r} uses {server.launcher.kind}",
+            remedy="Choose a server with a local launcher, or drop --server-python.",
         )
     return server.model_copy(update={"launcher": server.launcher.model_copy(update={"python": python})})
 

@@ -21,6 +21,7 @@ import pytest
 from sqlalchemy import URL, create_engine, text
 from sqlalchemy.exc import OperationalError
 
+from perfgate.cli import main
 from perfgate.errors import HistoryError
 from perfgate.history import History, remember, store
 from perfgate.records import (
@@ -194,6 +195,16 @@ def test_same_as_in_a_file(location: str, tmp_path: Path) -> None:
         lines.append(History(where).series())
     assert lines[0] == lines[1]
     assert [point.level for point in lines[0][0].points] == [100.0, 121.0, 90.0]
+
+
+def test_command_shows_the_servers_lines(location: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """``perfgate history`` with the server's URL prints the kept lines, and never the password."""
+    History(location).append(session("a"))
+    assert main(["history", "--history", location, "--metric", "mean_ttft_ms"]) == 0
+    out = capsys.readouterr().out
+    assert "gb10/m/s/w" in out
+    assert "(1 session, 2026-04-13)" in out
+    assert PASSWORD not in out
 
 
 def test_empty_database(location: str) -> None:
