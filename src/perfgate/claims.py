@@ -14,12 +14,13 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from perfgate.diagnosis import server_view
+from perfgate.findings import Answer, ClaimFinding, ClaimPart
 from perfgate.metrics import METRICS
 from perfgate.noise import NoiseModel
-from perfgate.records import BootRecord, Finite, Measurement, Name, NonNegative, Record
+from perfgate.records import BootRecord, Finite, Measurement, Name, Record
 from perfgate.server.flags import Effect, FlagReport
 from perfgate.server.spec import Value, flag_name, normal_args
-from perfgate.statistics.band import Answer, Band, judge_band, together
+from perfgate.statistics.band import Band, judge_band, together
 from perfgate.statistics.interval import Prior, compare
 from perfgate.verdict import boot_means, geometric_mean
 
@@ -128,42 +129,6 @@ class ClaimSpec(Record):
         return bool(self.gpus) and "cpu" not in self.gpus
 
 
-class Part(Record):
-    """What was found for one metric of a claim."""
-
-    workload: str
-    metric: str
-    answer: Answer
-    old: NonNegative | None = None
-    new: NonNegative | None = None
-    change: Finite | None = None
-    lower: Finite | None = None
-    """Of the interval; None where there is no finite one, and likewise for the other numbers."""
-    upper: Finite | None = None
-    confidence: float
-    least: Finite | None = None
-    most: Finite | None = None
-    measured: Finite | None = None
-    """What the source of the claim measured."""
-    smallest_detectable: Finite | None = None
-    boots: int = 0
-    borrowed: bool = False
-    """Whether a noise model lent its variance."""
-
-
-class ClaimFinding(Record):
-    """What was found for one claim."""
-
-    claim: Name
-    text: str
-    source: str = ""
-    gpu: Name
-    answer: Answer
-    reason: str
-    parts: tuple[Part, ...] = ()
-    notes: tuple[str, ...] = ()
-
-
 Kv = Literal["roomy", "tight", "unknown"]
 
 
@@ -194,7 +159,7 @@ def judge_claim(
         states = {state for state, _ in found}
         notes = tuple(dict.fromkeys(words for _, words in found if words))
         if states != {"roomy"}:
-            answer = Answer.UNDECIDABLE
+            answer = "undecidable"
             reason = (
                 "the KV cache was tight, of which the claim does not speak"
                 if "tight" in states
@@ -206,7 +171,7 @@ def judge_claim(
         source=claim.source,
         gpu=gpu,
         answer=answer,
-        reason=reason or "; ".join(describe(part) for part in parts if part.answer is answer),
+        reason=reason or "; ".join(describe(part) for part in parts if part.answer == answer),
         parts=parts,
         notes=notes,
     )
@@ -221,15 +186,16 @@ def judge_flags(claim: ClaimSpec, reports: Sequence[FlagReport], *, gpu: str) ->
         gpu: the entry that it was seen on.
     """
     by_name = {report.name.removeprefix("--"): report for report in reports}
-    answers, said = [], []
+    answers: list[Answer] = []
+    said = []
     for flag, value in claim.runs_as.items():
         report = by_name.get(flag_name(flag))
         running = _running(report)
         if report is None or running is None:
-            answers.append(Answer.UNDECIDABLE)
+            answers.append("undecidable")
             said.append(f"nothing says what --{flag} runs as")
             continue
-        answers.append(Answer.HOLDS if str(running) == str(value) else Answer.DOES_NOT_HOLD)
+        answers.append("holds" if str(running) == str(value) else "does not hold")
         said.append(f"--{flag}: asked for {report.asked}, {running} runs")
     return ClaimFinding(
         claim=claim.name,
@@ -250,7 +216,7 @@ def kv_state(boots: Sequence[BootRecord]) -> tuple[Kv, str]:
     return ("tight" if view.preemptions > 0 or view.kv_peak >= TIGHT else "roomy"), said
 
 
-def describe(part: Part) -> str:
+def describe(part: ClaimPart) -> str:
     """A part's finding in words."""
     label = f"{METRICS[part.metric].label} under {part.workload}"
     if part.change is None:
@@ -260,7 +226,7 @@ def describe(part: Part) -> str:
     return f"{label} {part.change:+.1%} ({part.lower:+.1%} to {part.upper:+.1%}), claimed {band_words(part)}"
 
 
-def band_words(part: Part | Expected) -> str:
+def band_words(part: ClaimPart | Expected) -> str:
     """The claimed band in words."""
     if part.least is None:
         return f"at most {part.most:+.0%}"
@@ -271,7 +237,7 @@ def band_words(part: Part | Expected) -> str:
 
 def _part(
     one: Expected, old: Measurement, new: Measurement, noise: NoiseModel | None, confidence: float
-) -> Part:
+) -> ClaimPart:
     before, after = old.replicates(one.metric), new.replicates(one.metric)
     prior = _prior(one.metric, new, noise, runs=min(map(len, (*before, *after)), default=1))
     difference = compare(
@@ -282,7 +248,7 @@ def _part(
     )
     found = judge_band(difference, one.band, confidence=confidence)
     known = math.isfinite(found.lower) and math.isfinite(found.upper) and found.lower > -1
-    return Part(
+    return ClaimPart(
         workload=one.workload,
         metric=one.metric,
         answer=found.answer,

@@ -27,9 +27,9 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
 from perfgate.errors import InputError
+from perfgate.findings import Arrival
 from perfgate.iterations import BatchSize
 from perfgate.metrics import Metric
 from perfgate.statistics.contrast import student_quantile
@@ -37,15 +37,6 @@ from perfgate.statistics.interval import Prior, compare
 
 Replicates = Sequence[float]
 """Seconds of one call, one value a process."""
-
-
-class Arrival(StrEnum):
-    """What became of a kernel's gain."""
-
-    REACHES = "reaches serving"
-    EVAPORATES = "evaporates"
-    BACKFIRES = "backfires"
-    UNDECIDED = "undecided"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,22 +200,23 @@ def judge_gain(
     promised = max(0.0, -expected.upper) if expected is not None else 0.0
     faster = expected is None or expected.upper < 0
     needed = max(promised, margin)
+    arrival: Arrival
     if not (math.isfinite(measured.lower) and math.isfinite(measured.upper)):
-        arrival, reason = Arrival.UNDECIDED, "serving has no interval: measure more boots"
+        arrival, reason = "undecided", "serving has no interval: measure more boots"
     elif measured.lower > 0 and measured.estimate > tolerance:
-        arrival, reason = Arrival.BACKFIRES, f"serving is slower by {measured.lower:.1%} at least"
+        arrival, reason = "backfires", f"serving is slower by {measured.lower:.1%} at least"
     elif not faster:
-        arrival, reason = Arrival.UNDECIDED, "the kernel itself is not shown to be faster"
+        arrival, reason = "undecided", "the kernel itself is not shown to be faster"
     elif measured.upper < 0:
-        arrival = Arrival.REACHES
+        arrival = "reaches serving"
         part = " (less than Amdahl's law promises)" if -measured.lower < promised else ""
         reason = f"serving is faster by {-measured.upper:.1%} at least{part}"
     elif -measured.lower < needed:
-        arrival = Arrival.EVAPORATES
+        arrival = "evaporates"
         what = "what the kernel's share promises" if promised > margin else "the margin"
         reason = f"a gain of {needed:.1%} ({what}) is excluded: {-measured.lower:+.1%} at most"
     else:
-        arrival = Arrival.UNDECIDED
+        arrival = "undecided"
         reason = f"a gain of up to {-measured.lower:.1%} and a loss of up to {measured.upper:.1%} are both possible"
     return Gain(
         workload=workload,

@@ -14,6 +14,7 @@ import pytest
 
 from perfgate.errors import PerfgateError
 from perfgate.pytesting.console import announce, progress
+from perfgate.pytesting.findings import findings_of
 from perfgate.pytesting.options import add_options, check_options, suite_options
 from perfgate.pytesting.signals import end_on_sigterm
 
@@ -21,11 +22,13 @@ from perfgate.pytesting.signals import end_on_sigterm
 if TYPE_CHECKING:
     from perfgate.experiment.gate import Settled
     from perfgate.experiment.suite import Suite
+    from perfgate.findings import Findings
     from perfgate.records import CellVerdict, Measurement, SessionResults
     from perfgate.selection import Target
 
 SUITE = pytest.StashKey["Suite"]()
 VERDICTS = pytest.StashKey[list["CellVerdict"]]()
+FINDINGS = pytest.StashKey[list["Findings"]]()
 MEASUREMENTS = pytest.StashKey[list["Measurement"]]()
 """Measurements of xdist workers, collected by the controller."""
 WRITTEN = pytest.StashKey[Path | str]()
@@ -75,8 +78,9 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("markers", marker)
     check_options(config)
     config.stash[VERDICTS] = []
+    config.stash[FINDINGS] = []
     config.stash[MEASUREMENTS] = []
-    config.stash[COLLECTOR] = Collector(config.stash[VERDICTS])
+    config.stash[COLLECTOR] = Collector(config.stash[VERDICTS], config.stash[FINDINGS])
     config.pluginmanager.register(config.stash[COLLECTOR], "perfgate-collector")
     if any(str(argument).startswith(SHIPPED_SUITE) for argument in config.invocation_params.args):
         for module in ("serving", "kernels", "claims", "sweep", "kernelgain"):
@@ -156,21 +160,27 @@ def pytest_runtest_makereport(
 
 
 class Collector:
-    """Collects the verdicts of one session from its reports, also those that came from an xdist worker."""
+    """Collects the verdicts and findings of one session from its reports, also those that came from an xdist worker."""
 
-    def __init__(self, verdicts: list[CellVerdict]) -> None:
+    def __init__(self, verdicts: list[CellVerdict], findings: list[Findings]) -> None:
         self._verdicts = verdicts
+        self._findings = findings
         self.recorded = False
         """Whether a test of the session recorded a baseline."""
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Takes the verdicts off a report."""
+        """Takes the verdicts and findings off a report."""
         self.recorded = self.recorded or any(name == RECORDED for name, _ in report.user_properties)
-        found = getattr(report, _REPORT_FIELD, ()) if report.when == "call" else ()
-        if found:
+        if report.when != "call":
+            return
+        verdicts = getattr(report, _REPORT_FIELD, ())
+        if verdicts:
             from perfgate.records import CellVerdict
 
-            self._verdicts.extend(CellVerdict.model_validate(data, strict=False) for data in found)
+            self._verdicts.extend(CellVerdict.model_validate(data, strict=False) for data in verdicts)
+        findings = findings_of(report)
+        if findings is not None:
+            self._findings.append(findings)
 
 
 COLLECTOR = pytest.StashKey[Collector]()
@@ -206,7 +216,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     made = config.stash.get(SUITE, None)
     if made is not None:
         made.close()
-    elif not config.stash[MEASUREMENTS] and not config.stash[VERDICTS]:
+    elif not config.stash[MEASUREMENTS] and not config.stash[VERDICTS] and not config.stash[FINDINGS]:
         return
     from perfgate.report import github
     from perfgate.results import write_results
@@ -215,10 +225,11 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if hasattr(config, "workeroutput"):
         config.workeroutput[_WORKER_FIELD] = [found.model_dump_json() for found in suite.measurements()]
         return
-    if not config.stash[VERDICTS] and not suite.measurements() and not config.stash[MEASUREMENTS]:
-        return
     verdicts, measurements = config.stash[VERDICTS], config.stash[MEASUREMENTS]
-    results = suite.results(verdicts, measurements)
+    findings = config.stash[FINDINGS]
+    if not (verdicts or suite.measurements() or measurements or findings):
+        return
+    results = suite.results(verdicts, measurements, findings)
     directory = suite.options.results or suite.work / "results"
     try:
         config.stash[WRITTEN] = write_results(directory, results)
@@ -261,24 +272,30 @@ def _write_page(path: Path, results: SessionResults, baselines: Path | None) -> 
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """One table, worst first."""
-    verdicts = config.stash[VERDICTS]
-    if not verdicts:
+    """What claims, sweeps and changes came to, then one table of the verdicts, worst first."""
+    verdicts, findings = config.stash[VERDICTS], config.stash[FINDINGS]
+    if not verdicts and not findings:
         return
+    from perfgate.findings import Findings
     from perfgate.report import attribution, github, terminal
+    from perfgate.report.findings import sections
 
-    terminalreporter.section("perfgate")
-    terminalreporter.write_line(
-        terminal.table(
-            verdicts,
-            width=config.get_terminal_writer().fullwidth,
-            colour=terminalreporter.hasmarkup,
-            verbose=config.get_verbosity(),
+    for title, text in sections(sum(findings, Findings())):
+        terminalreporter.section(title)
+        terminalreporter.write_line(text)
+    if verdicts:
+        terminalreporter.section("perfgate")
+        terminalreporter.write_line(
+            terminal.table(
+                verdicts,
+                width=config.get_terminal_writer().fullwidth,
+                colour=terminalreporter.hasmarkup,
+                verbose=config.get_verbosity(),
+            )
         )
-    )
-    for line in attribution.lines(verdicts, width=config.get_terminal_writer().fullwidth):
-        terminalreporter.write_line(line)
-    terminalreporter.write_line(terminal.summary_line(verdicts))
+        for line in attribution.lines(verdicts, width=config.get_terminal_writer().fullwidth):
+            terminalreporter.write_line(line)
+        terminalreporter.write_line(terminal.summary_line(verdicts))
     written = config.stash.get(WRITTEN, None)
     if written is not None and config.get_verbosity() >= 0:
         terminalreporter.write_line(f"results: {written}")

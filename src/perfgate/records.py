@@ -13,24 +13,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AwareDatetime, ConfigDict, Field, model_validator
+
+from perfgate.findings import Findings
+from perfgate.record import Finite as Finite  # noqa: PLC0414 - re-exported, as are the next three
+from perfgate.record import Name as Name  # noqa: PLC0414
+from perfgate.record import NonNegative as NonNegative  # noqa: PLC0414
+from perfgate.record import Record as Record  # noqa: PLC0414
 
 SCHEMA = 1
-
-NonNegative: TypeAlias = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Finite: TypeAlias = Annotated[float, Field(allow_inf_nan=False)]
-Name: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_length=120)]
-"""A name that is also a file name: it becomes a path component of a baseline."""
-
-
-class Record(BaseModel):
-    """A frozen value that refuses unknown fields, wrong types, NaN and infinities."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, ser_json_inf_nan="null", use_attribute_docstrings=True
-    )
 
 
 class Cell(Record):
@@ -341,6 +334,8 @@ class SessionResults(Record):
     perfgate: str
     measurements: tuple[Measurement, ...] = ()
     verdicts: tuple[CellVerdict, ...] = ()
+    findings: Findings = Findings()
+    """What claims, sweeps and changes of a kernel came to; they are judged against no baseline."""
 
     model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
 

@@ -9,13 +9,13 @@ import pytest
 
 from perfgate.errors import PerfgateError
 from perfgate.experiment.kernelgain import (
-    ChangeFinding,
     ReplayedClock,
     bench_kernel,
     change_not_here,
     load_change,
     measure_change,
 )
+from perfgate.findings import ChangeFinding
 from perfgate.pytest_plugin import missing_gpu, suite_of
 
 pytestmark = [pytest.mark.kernels, pytest.mark.gpu]
@@ -40,13 +40,14 @@ def test_kernel_gain_reaches_serving(
     except PerfgateError as error:
         pytest.fail(str(error), pytrace=False)
     # The times were taken by CUDA events in processes of their own; here they only enter pytest-benchmark's records.
-    seconds = [new for _, (_, times) in sorted(finding.times.items()) for new in times]
+    times = {size.tokens: size for one in finding.workloads for size in one.kernel}
+    seconds = [new for _, size in sorted(times.items()) for new in size.new]
     if seconds:
         benchmark: Any = request.getfixturevalue("benchmark")
         benchmark.group = f"{change.kernel} on {finding.gpu}"
         benchmark.extra_info.update(
             change=change.name,
-            seconds={str(tokens): [list(old), list(new)] for tokens, (old, new) in finding.times.items()},
+            seconds={str(tokens): [list(size.old), list(size.new)] for tokens, size in times.items()},
         )
         benchmark.pedantic(CLOCK.take, setup=CLOCK.feeding(seconds), rounds=len(seconds), iterations=1)
     conclude_change(finding)

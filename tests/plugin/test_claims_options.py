@@ -69,6 +69,12 @@ def test_every_answer_has_its_outcome(claiming):
         ]
     )
     result.stdout.re_match_lines([r"slow-is-slow +single +mean TPOT .*\+100% to \+300% +\+200\.0% +holds"])
+    answers = {found["claim"]: found["answer"] for found in claiming.session()["findings"]["claims"]}
+    assert answers == {
+        "slow-is-slow": "holds",
+        "slow-is-fast": "does not hold",
+        "slow-is-slow-to-the-percent": "undecidable",
+    }
     old, new = claiming.session()["measurements"][:2]
     assert [one["cell"]["server"] for one in (old, new)] == ["fake", "slow"]
     order = sorted((boot["started"], side) for side, one in (("A", old), ("B", new)) for boot in one["boots"])

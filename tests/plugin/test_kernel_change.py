@@ -45,3 +45,11 @@ def test_a_kernel_and_its_serving_are_measured_and_connected(changing):
     result.stdout.re_match_lines(
         [r"single +mean TPOT .* 8\d\.\d% .* -6\d\.\d% .* -6\d\.\d% .*reaches serving$"]
     )
+    (found,) = changing.session()["findings"]["changes"]
+    (workload,) = found["workloads"]
+    assert [(size["tokens"], len(size["old"]), len(size["new"])) for size in workload["kernel"]] == [
+        (1, 2, 2)
+    ]
+    tpot = {metric["metric"]: metric for metric in workload["metrics"]}["mean_tpot_ms"]
+    assert tpot["arrival"] == "reaches serving"
+    assert tpot["serving"]["lower"] < tpot["serving"]["estimate"] == pytest.approx(-0.66, abs=0.05)

@@ -10,7 +10,6 @@ from perfgate.report import claims as report
 from perfgate.selection import Catalogues, Request, select
 from perfgate.server import ServerSpec
 from perfgate.server.flags import Effect, FlagReport
-from perfgate.statistics.band import Answer
 
 GB10 = "gb10"
 
@@ -53,28 +52,28 @@ OLD = (100.0, 101.0, 99.0)
 @pytest.mark.parametrize(
     ("new", "answer"),
     [
-        ((100.5, 99.5, 101.0), Answer.HOLDS),
-        ((60.0, 61.0, 59.0), Answer.DOES_NOT_HOLD),
-        ((100.0, 130.0, 80.0), Answer.UNDECIDABLE),
-        ((100.0,), Answer.UNDECIDABLE),
+        ((100.5, 99.5, 101.0), "holds"),
+        ((60.0, 61.0, 59.0), "does not hold"),
+        ((100.0, 130.0, 80.0), "undecidable"),
+        ((100.0,), "undecidable"),
     ],
 )
 def test_the_answer_is_the_intervals(new, answer):
     """Inside the band it holds, outside it does not, and in between or with one boot nothing is decided."""
     found = judge_claim(claim(), side(*OLD), side(*new), gpu=GB10)
-    assert found.answer is answer
+    assert found.answer == answer
     assert found.parts[0].boots == min(len(OLD), len(new))
-    assert found.answer.value in report.table([found])
+    assert found.answer in report.table([found])
 
 
 @pytest.mark.parametrize(
     ("counters", "state", "answer"),
     [
-        ({"kv_peak": 0.3, "vllm:generation_tokens_total": 1.0}, "roomy", Answer.HOLDS),
-        ({"kv_peak": 0.97, "vllm:generation_tokens_total": 1.0}, "tight", Answer.UNDECIDABLE),
-        ({"kv_peak": 0.3, "vllm:num_preemptions_total": 2.0}, "tight", Answer.UNDECIDABLE),
-        ({"vllm:generation_tokens_total": 1.0}, "unknown", Answer.UNDECIDABLE),
-        ({}, "unknown", Answer.UNDECIDABLE),
+        ({"kv_peak": 0.3, "vllm:generation_tokens_total": 1.0}, "roomy", "holds"),
+        ({"kv_peak": 0.97, "vllm:generation_tokens_total": 1.0}, "tight", "undecidable"),
+        ({"kv_peak": 0.3, "vllm:num_preemptions_total": 2.0}, "tight", "undecidable"),
+        ({"vllm:generation_tokens_total": 1.0}, "unknown", "undecidable"),
+        ({}, "unknown", "undecidable"),
     ],
 )
 def test_a_condition_is_checked_by_the_servers_own_counters(counters, state, answer):
@@ -82,7 +81,7 @@ def test_a_condition_is_checked_by_the_servers_own_counters(counters, state, ans
     new = side(*OLD, server=counters)
     assert kv_state(new["w"].boots)[0] == state
     found = judge_claim(claim(while_kv_is_not_tight=True), side(*OLD), new, gpu=GB10)
-    assert found.answer is answer
+    assert found.answer == answer
 
 
 def test_several_metrics_share_the_error():
@@ -95,8 +94,8 @@ def test_several_metrics_share_the_error():
     )
     found = judge_claim(both, side(*OLD), side(*OLD), gpu=GB10)
     assert [part.confidence for part in found.parts] == [0.975, 0.975]
-    assert [part.answer for part in found.parts] == [Answer.HOLDS, Answer.UNDECIDABLE]
-    assert found.answer is Answer.UNDECIDABLE
+    assert [part.answer for part in found.parts] == ["holds", "undecidable"]
+    assert found.answer == "undecidable"
 
 
 def flag(effect: Effect, running: str | None) -> FlagReport:
@@ -106,16 +105,16 @@ def flag(effect: Effect, running: str | None) -> FlagReport:
 @pytest.mark.parametrize(
     ("reports", "answer"),
     [
-        ([flag(Effect.OVERRIDDEN, "align")], Answer.HOLDS),
-        ([flag(Effect.HONOURED, None)], Answer.DOES_NOT_HOLD),
-        ([flag(Effect.UNKNOWN, None)], Answer.UNDECIDABLE),
-        ([], Answer.UNDECIDABLE),
+        ([flag(Effect.OVERRIDDEN, "align")], "holds"),
+        ([flag(Effect.HONOURED, None)], "does not hold"),
+        ([flag(Effect.UNKNOWN, None)], "undecidable"),
+        ([], "undecidable"),
     ],
 )
 def test_what_a_flag_becomes_needs_no_load(reports, answer):
     """The server's own word decides; where it says nothing, nothing is decided."""
     forced = claim(expect=[], old=None, runs_as={"mamba_cache_mode": "align"})
-    assert judge_flags(forced, reports, gpu=GB10).answer is answer
+    assert judge_flags(forced, reports, gpu=GB10).answer == answer
 
 
 def test_only_what_differs_between_the_sides_must_be_in_effect():

@@ -5,16 +5,8 @@ import pytest
 from perfgate.errors import InputError
 from perfgate.experiment.options import SuiteOptions
 from perfgate.experiment.suite import Suite
-from perfgate.experiment.sweep import (
-    Row,
-    SweepFinding,
-    SweptCell,
-    Value,
-    grid,
-    parse_sweeps,
-    round_orders,
-    run_sweep,
-)
+from perfgate.experiment.sweep import grid, parse_sweeps, round_orders, run_sweep
+from perfgate.findings import SweepFinding, SweptCell, SweptPoint, SweptValue
 from perfgate.report import sweep as report
 
 
@@ -50,7 +42,7 @@ def test_an_attached_server_has_no_points(tmp_path):
     assert suite.measurements() == ()
 
 
-def finding(*rows: Row, winner: str | None = None) -> SweepFinding:
+def finding(*rows: SweptPoint, winner: str | None = None) -> SweepFinding:
     return SweepFinding(
         server="s",
         axes=parse_sweeps(["a=1,2"]),
@@ -60,12 +52,12 @@ def finding(*rows: Row, winner: str | None = None) -> SweepFinding:
     )
 
 
-def row(point: str, **more) -> Row:
+def row(point: str, **more) -> SweptPoint:
     values = (
-        Value(metric="mean_ttft_ms", value=100.0, lower=90.0, upper=111.0),
-        Value(metric="mean_tpot_ms"),
+        SweptValue(metric="mean_ttft_ms", value=100.0, lower=90.0, upper=111.0),
+        SweptValue(metric="mean_tpot_ms"),
     )
-    return Row.model_validate({"point": point, "boots": 2, "values": values, **more})
+    return SweptPoint.model_validate({"point": point, "boots": 2, "values": values, **more})
 
 
 @pytest.mark.parametrize(

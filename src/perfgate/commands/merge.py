@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from perfgate.errors import ResultsConflictError, ResultsError, ResultsMissingError
+from perfgate.findings import Findings
 from perfgate.records import Cell, CellVerdict, Measurement, SessionResults
 from perfgate.results import read_results, write_file
 
@@ -75,6 +76,17 @@ def merge(sources: Sequence[Source], *, newest: bool = False) -> SessionResults:
         perfgate=", ".join(sorted({source.results.perfgate for source in sources})),
         measurements=tuple(item for cell in cells for item in owner[cell].about(cell)[0]),
         verdicts=tuple(item for cell in cells for item in owner[cell].about(cell)[1]),
+        findings=_findings(ordered),
+    )
+
+
+def _findings(ordered: Sequence[Source]) -> Findings:
+    """Those of all sessions; what two of them say alike is taken once."""
+    every = sum((source.results.findings for source in ordered), Findings())
+    return Findings(
+        claims=tuple(dict.fromkeys(every.claims)),
+        sweeps=tuple(dict.fromkeys(every.sweeps)),
+        changes=tuple(dict.fromkeys(every.changes)),
     )
 
 

@@ -15,7 +15,7 @@ from perfgate.documents import encode, write_atomically
 from perfgate.errors import BaselineError, BaselineMissingError, HistoryError, InputError
 from perfgate.metrics import METRICS
 from perfgate.records import Baseline, Cell, SessionResults
-from perfgate.report import github, terminal, trends
+from perfgate.report import attribution, findings, github, terminal, trends
 from perfgate.report.escape import visible
 from perfgate.results import RESULTS, read_results
 
@@ -138,8 +138,18 @@ def _text(results: SessionResults, args: argparse.Namespace) -> str:
         return github.annotations(results.verdicts, workspace=os.environ.get("GITHUB_WORKSPACE", ""))
     colour = args.output is None and sys.stdout.isatty() and "NO_COLOR" not in os.environ
     width = shutil.get_terminal_size((100, 24)).columns
-    table = terminal.table(results.verdicts, width=width, colour=colour, verbose=args.verbose - args.quiet)
-    return f"{table}\n{terminal.summary_line(results.verdicts)}\n".lstrip("\n")
+    parts = [f"{title}\n{text}\n" for title, text in findings.sections(results.findings)]
+    if results.verdicts or not parts:
+        table = terminal.table(
+            results.verdicts, width=width, colour=colour, verbose=args.verbose - args.quiet
+        )
+        said = [
+            table,
+            *attribution.lines(results.verdicts, width=width),
+            terminal.summary_line(results.verdicts),
+        ]
+        parts.append("\n".join(said) + "\n")
+    return "\n".join(parts).lstrip("\n")
 
 
 def _baselines(results: SessionResults, store: BaselineStore, missing: list[str]) -> dict[Cell, Baseline]:

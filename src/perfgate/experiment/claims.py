@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from perfgate.catalogue import load_catalogue
-from perfgate.claims import ClaimFinding, ClaimSpec, Side, judge_claim, judge_flags
+from perfgate.claims import ClaimSpec, Side, judge_claim, judge_flags
 from perfgate.errors import CatalogueError, InputError, ServerError
 from perfgate.experiment.interleaved import SideRun, differing, run_rounds
+from perfgate.findings import ClaimFinding
 from perfgate.selection import Request, Target, select, user_files
 from perfgate.server import DockerLauncher
 from perfgate.server.spec import Value
-from perfgate.statistics.band import Answer
 from perfgate.statistics.planning import abba
 from perfgate.targets import GpuSpec
 from perfgate.verdict import invalidity
@@ -106,7 +106,7 @@ def _undecidable(suite: Suite, claim: ClaimSpec, reason: str) -> ClaimFinding:
         text=claim.text,
         source=claim.source,
         gpu=suite.gpu,
-        answer=Answer.UNDECIDABLE,
+        answer="undecidable",
         reason=reason,
     )
 

@@ -19,6 +19,7 @@ from perfgate.claims import Side
 from perfgate.errors import CoverageError, InputError, ServerError
 from perfgate.experiment.claims import DEFAULT_PAIRS, missing_files, side_targets
 from perfgate.experiment.interleaved import SideRun, differing, run_rounds
+from perfgate.findings import ChangedMetric, ChangedWorkload, ChangeFinding, Estimate, KernelTimes
 from perfgate.iterations import BatchSize, Iterations, iterations
 from perfgate.kernelgain import (
     Gain,
@@ -60,18 +61,6 @@ class WorkloadGain:
     kernel: KernelLevel | None
     """None where it was not timed, or where no step called it."""
     gains: tuple[Gain, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ChangeFinding:
-    """What became of a change."""
-
-    change: ChangeSpec
-    gpu: str
-    workloads: tuple[WorkloadGain, ...]
-    times: Times
-    problem: str = ""
-    """Why the kernel has no times; serving was measured all the same."""
 
 
 class ReplayedClock:
@@ -196,8 +185,66 @@ def measure_change(
             problem = problem or f"{name}: {error}"
             found = judge_workload(target, *sides, steps[name], {}, change=change)
         workloads.append(found)
+    return finding(change, suite.gpu, workloads, times, problem=problem)
+
+
+def finding(
+    change: ChangeSpec, gpu: str, workloads: Sequence[WorkloadGain], times: Times, *, problem: str = ""
+) -> ChangeFinding:
+    """Both levels as they are kept in the session's results."""
     return ChangeFinding(
-        change=change, gpu=suite.gpu, times=times, problem=problem, workloads=tuple(workloads)
+        change=change.name,
+        text=change.text,
+        gpu=gpu,
+        kernel=change.kernel,
+        problem=problem,
+        workloads=tuple(
+            ChangedWorkload(
+                workload=one.workload,
+                exact=one.iterations.exact,
+                kernel=_kernel_times(one, times),
+                metrics=tuple(_changed(gain) for gain in one.gains),
+            )
+            for one in workloads
+        ),
+    )
+
+
+def _kernel_times(one: WorkloadGain, times: Times) -> tuple[KernelTimes, ...]:
+    if one.kernel is None:
+        return ()
+    return tuple(
+        KernelTimes(
+            tokens=size.tokens,
+            fewest=size.lower,
+            most=int(size.upper) if math.isfinite(size.upper) else None,
+            steps=size.steps,
+            old=tuple(times[size.tokens][0]),
+            new=tuple(times[size.tokens][1]),
+            faster=one.kernel.by_size[size.tokens] - 1,
+        )
+        for size in one.iterations.sizes
+    )
+
+
+def _changed(gain: Gain) -> ChangedMetric:
+    return ChangedMetric(
+        metric=gain.metric,
+        arrival=gain.arrival,
+        reason=gain.reason,
+        serving=_estimate(gain.measured),
+        expected=_estimate(gain.expected) if gain.expected is not None else None,
+        kernel=_estimate(gain.kernel, -1.0) if gain.kernel is not None else None,
+        share=_estimate(gain.share) if gain.share is not None else None,
+    )
+
+
+def _estimate(found: Range, shift: float = 0.0) -> Estimate:
+    known = found.known
+    return Estimate(
+        estimate=found.estimate + shift,
+        lower=found.lower + shift if known else None,
+        upper=found.upper + shift if known else None,
     )
 
 

@@ -20,6 +20,7 @@ from perfgate.experiment.lab import Lab, LabSettings
 from perfgate.experiment.options import SuiteOptions
 from perfgate.experiment.places import WORK, Places
 from perfgate.experiment.screening import screen
+from perfgate.findings import Findings
 from perfgate.noise import NoiseModel
 from perfgate.records import CellVerdict, Measurement, SessionResults
 from perfgate.selection import CPU, Catalogues, Target, select, user_files
@@ -210,12 +211,18 @@ class Suite:
         if self.gpu == CPU or self.noise is None:
             self.places.fit_noise(results, self.announce)
 
-    def results(self, verdicts: Sequence[CellVerdict], more: Sequence[Measurement] = ()) -> SessionResults:
+    def results(
+        self,
+        verdicts: Sequence[CellVerdict],
+        more: Sequence[Measurement] = (),
+        findings: Sequence[Findings] = (),
+    ) -> SessionResults:
         """The session as one record.
 
         Args:
             verdicts: what was judged.
             more: measurements made in other processes of the session.
+            findings: of claims, sweeps and changes.
         """
         return SessionResults(
             session=self.session,
@@ -224,6 +231,7 @@ class Suite:
             perfgate=perfgate.__version__,
             measurements=(*self.measurements(), *more),
             verdicts=tuple(verdicts),
+            findings=sum(findings, Findings()),
         )
 
     def _tell(self, words: str) -> None:

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 
 from perfgate.errors import InputError
 from perfgate.experiment.interleaved import SideRun, run_rounds
+from perfgate.findings import Axis, SweepFinding, SweptCell, SweptPoint, SweptValue
 from perfgate.metrics import METRICS
 from perfgate.noise import NoiseModel
-from perfgate.records import Finite, Measurement, NonNegative, Record
+from perfgate.records import Measurement, Record
 from perfgate.selection import Target
 from perfgate.server.spec import OWN_FLAGS, flag_name
 from perfgate.statistics.interval import Prior
@@ -32,13 +33,6 @@ DEFAULT_ROUNDS = 3
 MOST_POINTS = 64
 """A grid beyond this is a typing error or days of boots."""
 _TRUTH = {"true": True, "false": False}
-
-
-class Axis(Record):
-    """One swept flag."""
-
-    flag: str
-    values: tuple[str, ...]
 
 
 class Point(Record):
@@ -58,53 +52,6 @@ class Point(Record):
 
     def __str__(self) -> str:
         return " ".join(f"{flag}={value}" for flag, value in self.settings)
-
-
-class Value(Record):
-    """One metric of a point under a workload, with the point's own interval; None where there is none."""
-
-    metric: str
-    value: NonNegative | None = None
-    lower: Finite | None = None
-    upper: Finite | None = None
-
-
-class Row(Record):
-    """One point under one workload."""
-
-    point: str
-    boots: int
-    values: tuple[Value, ...] = ()
-    dominated_by: tuple[str, ...] = ()
-    """Points shown to be better in one metric and not worse beyond the margin in the others."""
-    problem: str = ""
-    """Why it was not measured, or cannot be believed; such a point is compared with nothing."""
-
-
-class SweptCell(Record):
-    """All points under one workload."""
-
-    cell: str
-    rows: tuple[Row, ...]
-    winner: str | None = None
-    """The point shown to dominate every other one."""
-
-
-class SweepFinding(Record):
-    """What a sweep of one server found."""
-
-    server: str
-    axes: tuple[Axis, ...]
-    rounds: int
-    asked_rounds: int
-    alpha: float = ALPHA
-    cells: tuple[SweptCell, ...]
-
-    @property
-    def problems(self) -> tuple[str, ...]:
-        """Points that could not be measured, each once, in words."""
-        said = (f"{row.point}: {row.problem}" for cell in self.cells for row in cell.rows if row.problem)
-        return tuple(dict.fromkeys(said))
 
 
 def parse_sweeps(texts: Sequence[str]) -> tuple[Axis, ...]:
@@ -246,7 +193,7 @@ def _swept(
     return SweptCell(
         cell=str(cell.cell),
         rows=tuple(
-            Row(
+            SweptPoint(
                 point=str(point),
                 boots=len(sides[index].measured[workload].boots) if workload in sides[index].measured else 0,
                 problem=problems[index],
@@ -295,11 +242,11 @@ def _prior(
     return found.prior(cell.workload.runs) if found is not None else None
 
 
-def _value(name: str, found: Range) -> Value:
+def _value(name: str, found: Range) -> SweptValue:
     if math.isnan(found.estimate):
-        return Value(metric=name)
+        return SweptValue(metric=name)
     known = math.isfinite(found.lower) and math.isfinite(found.upper)
-    return Value(
+    return SweptValue(
         metric=name,
         value=math.exp(found.estimate),
         lower=math.exp(found.lower) if known else None,

@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from perfgate.experiment.kernelgain import ChangeFinding, WorkloadGain
-from perfgate.iterations import BatchSize
-from perfgate.kernelgain import Gain, Range
+from perfgate.findings import ChangedMetric, ChangedWorkload, ChangeFinding, Estimate, KernelTimes
 from perfgate.report import values
 from perfgate.report.columns import aligned, markdown_table
 from perfgate.report.escape import markdown as escaped
@@ -20,87 +18,95 @@ _RIGHT = ("kernel", "share", "expected", "serving", *KERNEL)
 
 def table(finding: ChangeFinding) -> str:
     """What the kernel did at the sizes that serving used, what Amdahl's law makes of it, and what serving did."""
-    parts = [visible(f"{finding.change.name} on {finding.gpu}: {finding.change.text}")]
+    parts = [visible(headline(finding))]
     if finding.problem:
         parts.append(visible(f"the kernel could not be timed: {finding.problem}"))
     for one in finding.workloads:
-        if one.kernel is not None:
-            parts.append(f"kernel under {visible(one.workload)}{_inexact(one)}")
-            parts.append(aligned(KERNEL, kernel_rows(finding, one), right=_RIGHT))
+        if one.kernel:
+            parts.append(visible(kernel_title(one)))
+            parts.append(aligned(KERNEL, kernel_rows(one), right=_RIGHT))
     parts.append(aligned(SERVING, serving_rows(finding), right=_RIGHT))
-    parts += [f"  {gain.workload}, {values.label(gain.metric)}: {gain.reason}" for gain in _gains(finding)]
+    parts += [f"  {visible(reason)}" for reason in reasons(finding)]
     return "\n".join(parts)
 
 
 def markdown(finding: ChangeFinding) -> str:
     """The same as Markdown."""
-    parts = [f"**{escaped(finding.change.name)}** on {escaped(finding.gpu)}: {escaped(finding.change.text)}"]
+    parts = [escaped(headline(finding))]
     if finding.problem:
         parts.append(escaped(f"The kernel could not be timed: {finding.problem}"))
     for one in finding.workloads:
-        if one.kernel is not None:
-            parts.append(f"Kernel under {escaped(one.workload)}{_inexact(one)}")
-            parts.append(markdown_table(KERNEL, kernel_rows(finding, one), right=_RIGHT))
+        if one.kernel:
+            parts.append(escaped(kernel_title(one)))
+            parts.append(markdown_table(KERNEL, kernel_rows(one), right=_RIGHT))
     parts.append(markdown_table(SERVING, serving_rows(finding), right=_RIGHT))
-    reasons = [f"- {gain.workload}, {values.label(gain.metric)}: {gain.reason}" for gain in _gains(finding)]
-    return "\n\n".join([*parts, "\n".join(map(escaped, reasons))])
+    return "\n\n".join([*parts, "\n".join(f"- {escaped(reason)}" for reason in reasons(finding))])
+
+
+def headline(finding: ChangeFinding) -> str:
+    """What was changed, and where."""
+    return f"{finding.change} on {finding.gpu}: {finding.text}"
+
+
+def kernel_title(one: ChangedWorkload) -> str:
+    """Over the kernel's rows of one workload."""
+    inexact = "" if one.exact else " (sizes do not add up to the tokens that the server counted)"
+    return f"kernel under {one.workload}{inexact}"
+
+
+def reasons(finding: ChangeFinding) -> list[str]:
+    """Why each verdict."""
+    return [f"{name}, {values.label(metric.metric)}: {metric.reason}" for name, metric in _metrics(finding)]
 
 
 def serving_rows(finding: ChangeFinding) -> list[tuple[str, ...]]:
     """One row a workload and metric. *kernel* is how much faster it is, *expected* and *serving* are slowdowns: negative is faster."""
     return [
         (
-            gain.workload,
-            values.label(gain.metric),
-            _range(gain.kernel, -1.0),
-            _range(gain.share),
-            _range(gain.expected, signed=True),
-            _range(gain.measured, signed=True),
-            gain.arrival.value,
+            workload,
+            values.label(metric.metric),
+            _range(metric.kernel),
+            _range(metric.share, signed=False),
+            _range(metric.expected),
+            _range(metric.serving),
+            metric.arrival,
         )
-        for gain in _gains(finding)
+        for workload, metric in _metrics(finding)
     ]
 
 
-def kernel_rows(finding: ChangeFinding, one: WorkloadGain) -> list[tuple[str, ...]]:
+def kernel_rows(one: ChangedWorkload) -> list[tuple[str, ...]]:
     """One row a batch size that serving used; none where the kernel was not timed."""
-    if one.kernel is None:
-        return []
     return [
         (
             _bucket(size),
             f"{size.steps:,.0f}",
-            _microseconds(finding.times[size.tokens][0]),
-            _microseconds(finding.times[size.tokens][1]),
-            values.percent(one.kernel.by_size[size.tokens] - 1),
+            _microseconds(size.old),
+            _microseconds(size.new),
+            values.percent(size.faster),
         )
-        for size in one.iterations.sizes
+        for size in one.kernel
     ]
 
 
-def _gains(finding: ChangeFinding) -> list[Gain]:
-    return [gain for one in finding.workloads for gain in one.gains]
+def _metrics(finding: ChangeFinding) -> list[tuple[str, ChangedMetric]]:
+    return [(one.workload, metric) for one in finding.workloads for metric in one.metrics]
 
 
-def _inexact(one: WorkloadGain) -> str:
-    return "" if one.iterations.exact else " (sizes do not add up to the tokens that the server counted)"
-
-
-def _bucket(size: BatchSize) -> str:
-    if size.lower == size.upper:
+def _bucket(size: KernelTimes) -> str:
+    if size.fewest == size.most:
         return str(size.tokens)
-    top = f"{size.upper:.0f}" if math.isfinite(size.upper) else "…"
-    return f"{size.tokens} ({size.lower}–{top})"
+    return f"{size.tokens} ({size.fewest}–{'…' if size.most is None else size.most})"
 
 
 def _microseconds(seconds: Sequence[float]) -> str:
     return f"{1e6 * math.exp(math.fsum(map(math.log, seconds)) / len(seconds)):.1f} µs"
 
 
-def _range(found: Range | None, shift: float = 0.0, *, signed: bool = False) -> str:
+def _range(found: Estimate | None, *, signed: bool = True) -> str:
     if found is None:
         return "not measured"
-    show = values.percent if signed or shift else (lambda value: f"{value:.1%}")
-    if not found.known:
-        return f"{show(found.estimate + shift)} (no interval)"
-    return f"{show(found.estimate + shift)} ({show(found.lower + shift)} … {show(found.upper + shift)})"
+    show = values.percent if signed else (lambda value: f"{value:.1%}")
+    if found.lower is None or found.upper is None:
+        return f"{show(found.estimate)} (no interval)"
+    return f"{show(found.estimate)} ({show(found.lower)} … {show(found.upper)})"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from perfgate.records import CellVerdict, Fingerprint, Measurement, MetricVerdict, Outcome, SessionResults
-from perfgate.report import attribution, values
+from perfgate.report import attribution, findings, values
 from perfgate.report.escape import html_text, markdown
 from perfgate.report.terminal import summary_line
 
@@ -34,10 +34,14 @@ def document(results: SessionResults, *, details: int = EVERY, heading: str = "p
         heading: of the document, plain text.
     """
     ordered = values.worst_first(results.verdicts)
+    said = (
+        summary_line(ordered) if ordered or not results.findings else "nothing was judged against a baseline"
+    )
     parts = [
-        f"## {markdown(heading)}: {markdown(summary_line(ordered))}",
+        f"## {markdown(heading)}: {markdown(said)}",
         table(ordered),
         *(_details(verdict) for verdict in [v for v in ordered if _telling(v)][:details]),
+        findings.document(results.findings),
         _environment(results.measurements),
         f"<sub>session {_code(results.session)}, started {results.started:%Y-%m-%d %H:%M %Z}, "
         f"perfgate {_code(results.perfgate)}, command {_code(results.command)}</sub>",

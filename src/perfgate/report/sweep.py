@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
-from perfgate.experiment.sweep import OBJECTIVES, Row, SweepFinding, SweptCell, Value
+from perfgate.experiment.sweep import OBJECTIVES
+from perfgate.findings import SweepFinding, SweptCell, SweptPoint, SweptValue
 from perfgate.report import values
 from perfgate.report.columns import aligned, markdown_table
 from perfgate.report.escape import markdown as escaped
 from perfgate.report.escape import visible
 
 _RIGHT = ("boots", *(values.label(name) for name in OBJECTIVES))
-_HEADINGS = ("point", *_RIGHT, "Pareto")
+HEADINGS = ("point", *_RIGHT, "Pareto")
 
 
 def table(finding: SweepFinding) -> str:
     """Aligned columns, one table a workload, each with what may be concluded."""
     parts = [
-        f"{visible(cell.cell)}\n{aligned(_HEADINGS, _rows(cell), right=_RIGHT)}\n  {visible(conclusion(cell))}"
+        f"{visible(cell.cell)}\n{aligned(HEADINGS, rows(cell), right=_RIGHT)}\n  {visible(conclusion(cell))}"
         for cell in finding.cells
     ]
-    return "\n\n".join([*parts, *_footnotes(finding)])
+    return "\n\n".join([*parts, *footnotes(finding)])
 
 
 def markdown(finding: SweepFinding) -> str:
     """The same as Markdown."""
     parts = [
-        f"**{escaped(cell.cell)}**\n\n{markdown_table(_HEADINGS, _rows(cell), right=_RIGHT)}\n\n{escaped(conclusion(cell))}"
+        f"**{escaped(cell.cell)}**\n\n{markdown_table(HEADINGS, rows(cell), right=_RIGHT)}\n\n{escaped(conclusion(cell))}"
         for cell in finding.cells
     ]
-    return "\n\n".join([*parts, *map(escaped, _footnotes(finding))])
+    return "\n\n".join([*parts, *map(escaped, footnotes(finding))])
 
 
 def conclusion(cell: SweptCell) -> str:
@@ -45,7 +46,8 @@ def conclusion(cell: SweptCell) -> str:
     return f"No winner: {len(front)} points are not shown to be dominated ({', '.join(front)})."
 
 
-def _rows(cell: SweptCell) -> list[tuple[str, ...]]:
+def rows(cell: SweptCell) -> list[tuple[str, ...]]:
+    """One row a point."""
     return [
         (
             row.point,
@@ -57,15 +59,15 @@ def _rows(cell: SweptCell) -> list[tuple[str, ...]]:
     ]
 
 
-def _quantity(row: Row, name: str) -> str:
-    found = next((value for value in row.values if value.metric == name), Value(metric=name))
+def _quantity(row: SweptPoint, name: str) -> str:
+    found = next((value for value in row.values if value.metric == name), SweptValue(metric=name))
     if found.lower is None or found.upper is None:
         return values.quantity(found.value, name, once=True)
     ends = f"{values.number(found.lower)} … {values.number(found.upper)}"
     return f"{values.quantity(found.value, name, once=True)} ({ends})"
 
 
-def _place(row: Row) -> str:
+def _place(row: SweptPoint) -> str:
     if row.problem:
         return f"not compared: {row.problem.partition(chr(10))[0]}"
     if row.dominated_by:
@@ -73,7 +75,8 @@ def _place(row: Row) -> str:
     return "front"
 
 
-def _footnotes(finding: SweepFinding) -> list[str]:
+def footnotes(finding: SweepFinding) -> list[str]:
+    """How to read it, and what is missing."""
     said = (
         "In brackets each point's own 95% interval over its boots. Dominated: better in one metric and not worse beyond the margin in the"
         f" others, with an error of {finding.alpha:.3g} over all pairs of points and metrics of a workload."

@@ -8,20 +8,15 @@ so it is on the safe side).
 
 from __future__ import annotations
 
-import enum
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 from perfgate.statistics.interval import Difference
 
-
-class Answer(enum.StrEnum):
-    """What the data say about a claim."""
-
-    HOLDS = "holds"
-    DOES_NOT_HOLD = "does not hold"
-    UNDECIDABLE = "undecidable"
+Answer: TypeAlias = Literal["holds", "does not hold", "undecidable"]
+"""What the data say about a claim."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,14 +81,15 @@ def judge_band(
     """
     lower, upper = difference.interval(confidence)
     least, most = band.logs
+    answer: Answer
     if not (math.isfinite(lower) and math.isfinite(upper)):
-        answer = Answer.UNDECIDABLE
+        answer = "undecidable"
     elif least <= lower and upper <= most:
-        answer = Answer.HOLDS
+        answer = "holds"
     elif upper < least or lower > most:
-        answer = Answer.DOES_NOT_HOLD
+        answer = "does not hold"
     else:
-        answer = Answer.UNDECIDABLE
+        answer = "undecidable"
     return BandFinding(
         answer=answer,
         change=_fraction(difference.estimate),
@@ -109,11 +105,11 @@ def judge_band(
 def together(answers: Iterable[Answer]) -> Answer:
     """A claim of several parts holds if all do, and does not hold if one does not; with no parts nothing was decided."""
     given = list(answers)
-    if Answer.DOES_NOT_HOLD in given:
-        return Answer.DOES_NOT_HOLD
-    if given and all(answer is Answer.HOLDS for answer in given):
-        return Answer.HOLDS
-    return Answer.UNDECIDABLE
+    if "does not hold" in given:
+        return "does not hold"
+    if given and all(answer == "holds" for answer in given):
+        return "holds"
+    return "undecidable"
 
 
 def _fraction(log_ratio: float) -> float:

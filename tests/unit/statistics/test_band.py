@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from perfgate.statistics.band import Answer, Band, judge_band, together
+from perfgate.statistics.band import Band, judge_band, together
 from perfgate.statistics.interval import Difference, Prior, compare
 
 
@@ -15,27 +15,27 @@ def difference(estimate: float, error: float = 0.01, df: float = 20) -> Differen
 @pytest.mark.parametrize(
     ("estimate", "error", "band", "expected"),
     [
-        (-0.20, 0.01, Band(most=-0.03), Answer.HOLDS),
-        (-0.04, 0.01, Band(most=-0.03), Answer.UNDECIDABLE),
-        (0.05, 0.01, Band(most=-0.03), Answer.DOES_NOT_HOLD),
-        (0.0, 0.01, Band(least=-0.05, most=0.05), Answer.HOLDS),
-        (0.0, 0.05, Band(least=-0.05, most=0.05), Answer.UNDECIDABLE),
-        (0.2, 0.05, Band(least=-0.05, most=0.05), Answer.DOES_NOT_HOLD),
-        (-0.4, 0.01, Band(least=-0.45, most=-0.22), Answer.HOLDS),
-        (-0.9, 0.01, Band(least=-0.45, most=-0.22), Answer.DOES_NOT_HOLD),
-        (0.5, 0.01, Band(least=0.1), Answer.HOLDS),
+        (-0.20, 0.01, Band(most=-0.03), "holds"),
+        (-0.04, 0.01, Band(most=-0.03), "undecidable"),
+        (0.05, 0.01, Band(most=-0.03), "does not hold"),
+        (0.0, 0.01, Band(least=-0.05, most=0.05), "holds"),
+        (0.0, 0.05, Band(least=-0.05, most=0.05), "undecidable"),
+        (0.2, 0.05, Band(least=-0.05, most=0.05), "does not hold"),
+        (-0.4, 0.01, Band(least=-0.45, most=-0.22), "holds"),
+        (-0.9, 0.01, Band(least=-0.45, most=-0.22), "does not hold"),
+        (0.5, 0.01, Band(least=0.1), "holds"),
     ],
 )
 def test_inside_holds_outside_does_not_and_between_is_undecidable(estimate, error, band, expected):
     """The answer follows from where the whole interval lies, and from nothing else."""
-    assert judge_band(difference(estimate, error), band).answer is expected
+    assert judge_band(difference(estimate, error), band).answer == expected
 
 
 def test_no_interval_is_never_an_answer():
     """Two single replicates without a prior, or an empty side, decide nothing and could have shown nothing."""
     for base, new in (([1.0], [2.0]), ([], [1.0, 1.1]), ([1.0, 1.0], [2.0, 2.0])):
         found = judge_band(compare(base, new), Band(most=-0.01))
-        assert found.answer is Answer.UNDECIDABLE
+        assert found.answer == "undecidable"
         assert math.isinf(found.smallest_detectable)
 
 
@@ -45,8 +45,8 @@ def test_more_confidence_never_decides_more():
         judge_band(difference(-0.06), Band(most=-0.03), confidence=level).answer
         for level in (0.5, 0.8, 0.95, 0.999)
     ]
-    assert answers == sorted(answers, key=lambda one: one is Answer.UNDECIDABLE)
-    assert set(answers) == {Answer.HOLDS, Answer.UNDECIDABLE}
+    assert answers == sorted(answers, key=lambda one: one == "undecidable")
+    assert set(answers) == {"holds", "undecidable"}
 
 
 def test_the_smallest_detectable_change_is_found_about_as_often_as_promised():
@@ -68,15 +68,15 @@ def test_the_smallest_detectable_change_is_found_about_as_often_as_promised():
 @pytest.mark.parametrize(
     ("parts", "expected"),
     [
-        ([Answer.HOLDS, Answer.HOLDS], Answer.HOLDS),
-        ([Answer.HOLDS, Answer.UNDECIDABLE], Answer.UNDECIDABLE),
-        ([Answer.UNDECIDABLE, Answer.DOES_NOT_HOLD], Answer.DOES_NOT_HOLD),
-        ([], Answer.UNDECIDABLE),
+        (["holds", "holds"], "holds"),
+        (["holds", "undecidable"], "undecidable"),
+        (["undecidable", "does not hold"], "does not hold"),
+        ([], "undecidable"),
     ],
 )
 def test_a_claim_of_parts_needs_all_of_them(parts, expected):
     """All parts must hold; one that does not is enough against it; none at all decides nothing."""
-    assert together(parts) is expected
+    assert together(parts) == expected
 
 
 @pytest.mark.parametrize("ends", [{"least": 0.1, "most": 0.1}, {"least": 0.2, "most": 0.1}, {}])

@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from markupsafe import Markup
 
 from perfgate.records import Baseline, Cell, SessionResults
-from perfgate.report import values
+from perfgate.report import findings, values
 from perfgate.report.escape import visible
 from perfgate.report.html import charts
 from perfgate.report.html.charts import HistoryLine
@@ -61,11 +61,12 @@ def page(
     library, script = _library(), _file("page.js")
     return _environment().get_template("page.html").render(
         results=results,
-        summary=summary_line(ordered),
+        summary=summary_line(ordered) if ordered or not results.findings else "nothing was judged against a baseline",
         counts=[(outcome, count, charts.tone(outcome)) for outcome, count in values.counts(ordered).items()],
         cells=cells,
         packed=len(cells) >= PACKED,
         unjudged=[str(measurement.cell) for measurement in results.measurements if measurement.cell not in judged],
+        findings=findings.blocks(results.findings),
         overview=overview,
         overview_data=[chart.plain() for chart in overview],
         specifications=dict(SPECIFICATIONS),
