@@ -15,6 +15,7 @@ from perfgate.errors import PerfgateError
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
+EXIT_CUT_OFF = 141
 
 
 def parser() -> argparse.ArgumentParser:
@@ -39,11 +40,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one subcommand.
 
     Returns:
-        its exit status; 2 for anything a person has to correct, 130 after Ctrl-C.
+        its exit status; 2 for anything a person has to correct, 130 after Ctrl-C, 141 where its output was cut off before it was done.
     """
     options = parser().parse_args(arguments)
+    status = EXIT_CUT_OFF
     try:
-        status: int = options.run(options)
+        status = options.run(options)
         sys.stdout.flush()
     except PerfgateError as error:
         print(f"perfgate {options.command}: {error}", file=sys.stderr)  # noqa: T201
@@ -52,9 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"perfgate {options.command}: interrupted", file=sys.stderr)  # noqa: T201
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        # The reader (head, less) went away: what was asked for has been given; Python's own flush at exit must not complain.
+        # The reader (head, less) went away; Python's own flush at exit must not complain. What was found out still counts.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     return status
 
 

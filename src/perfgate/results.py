@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -73,6 +74,25 @@ def write_file(path: Path, results: SessionResults) -> None:
     content = encode(results)
     decode(content, SessionResults, kind=RESULTS, source=f"{path} (not written)")
     write_atomically(path, content, kind=RESULTS)
+
+
+def refuse_unwritable(path: Path) -> None:
+    """Says before the work what `write_file` would say after it.
+
+    Raises:
+        ResultsAccessError: a folder has the file's name, or no file can be made there.
+    """
+    there = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+    problem = 0
+    if there == path:
+        problem = errno.EISDIR if path.is_dir() else 0
+        there = path.absolute().parent
+    if not there.is_dir():
+        problem = problem or errno.ENOTDIR
+    elif not os.access(there, os.W_OK | os.X_OK):
+        problem = problem or errno.EACCES
+    if problem:
+        raise access_error(OSError(problem, os.strerror(problem)), path, kind=RESULTS, doing="written")
 
 
 def read_results(path: Path) -> SessionResults:

@@ -50,6 +50,8 @@ class Script:
         usage: ``final``, ``continuous`` or ``none``.
         done: end with ``[DONE]``.
         finish: the last event has a finish_reason.
+        role: of a chat stream: an event before the tokens that only names the role.
+        bare_finish: of a chat stream: the finish_reason comes in an event of its own after the tokens.
         keep: keep the connection open.
         interim: send ``100 Continue`` first.
         fault: what goes wrong, see ``_fault``; empty for nothing.
@@ -71,6 +73,8 @@ class Script:
     usage: str = "final"
     done: bool = True
     finish: bool = True
+    role: bool = False
+    bare_finish: bool = False
     keep: bool = True
     interim: bool = False
     fault: str = ""
@@ -420,11 +424,16 @@ def _pieces(script: Script, tokens: int, prompt_tokens: int, chat: bool) -> list
     if script.status == 200:
         made = 0
         count = -(-tokens // script.per_event)
+        text = {"delta": {"content": " token"}} if chat else {"text": " token", "stop_reason": None}
+        if script.role:
+            messages.append((_event(eol, {"delta": {"role": "assistant", "content": ""}}), 1))
         for number in range(count):
             made = min(tokens, made + script.per_event)
-            last = number == count - 1
+            last = number == count - 1 and script.finish and not script.bare_finish
             usage = _usage(prompt_tokens, made) if script.usage == "continuous" else None
-            messages.append((_event(eol, chat, last and script.finish, usage, script.comments), 1))
+            messages.append((_event(eol, text, last, usage, script.comments), 1))
+        if script.bare_finish:
+            messages.append((_event(eol, {"delta": {}}, True), 1))
         if script.usage == "final":
             data = json.dumps(
                 {"id": "cmpl-0", "choices": [], "usage": _usage(prompt_tokens, tokens)}
@@ -460,9 +469,14 @@ def _pieces(script: Script, tokens: int, prompt_tokens: int, chat: bool) -> list
     return framed
 
 
-def _event(eol: bytes, chat: bool, last: bool, usage: dict[str, int] | None, comment: bool) -> bytes:
-    choice: dict[str, Any] = {"index": 0, "logprobs": None, "finish_reason": "length" if last else None}
-    choice |= {"delta": {"content": " token"}} if chat else {"text": " token", "stop_reason": None}
+def _event(
+    eol: bytes,
+    text: dict[str, Any],
+    last: bool = False,
+    usage: dict[str, int] | None = None,
+    comment: bool = False,
+) -> bytes:
+    choice = {"index": 0, "logprobs": None, "finish_reason": "length" if last else None, **text}
     message: dict[str, Any] = {
         "id": "cmpl-0123456789abcdef0123456789abcdef",
         "object": "text_completion",

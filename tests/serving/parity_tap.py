@@ -117,7 +117,8 @@ class Tap:
                 end.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 self._ends[end.number] = end
                 self._epoll.register(end.number, select.EPOLLIN)
-            near.setsockopt(socket.SOL_SOCKET, _STAMPED, 1)
+            with contextlib.suppress(OSError):  # without it a request's time is that of its being read
+                near.setsockopt(socket.SOL_SOCKET, _STAMPED, 1)
 
     def _read(self, end: End) -> None:
         try:

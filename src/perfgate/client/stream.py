@@ -61,7 +61,7 @@ def read(recording: Recording, *, count_events: bool = False) -> Reading:
 
     Args:
         recording: from `perfgate.client.wire.Connection`.
-        count_events: where the stream has no usage, take each event for one token instead of failing.
+        count_events: where the stream has no usage, take each event that can be a token for one, instead of failing.
     """
     reader = _Reader()
     begin = 0
@@ -74,7 +74,7 @@ def read(recording: Recording, *, count_events: bool = False) -> Reading:
     outcome, detail = _judge(recording, reader, count_events=count_events)
     output = reader.output_tokens
     if outcome == OK and output < 0:
-        output = len(reader.events)
+        output = reader.token_events
     return Reading(
         outcome=outcome,
         detail=detail,
@@ -117,6 +117,7 @@ class _Reader:
     def __init__(self) -> None:
         self.splitter = EventSplitter()
         self.events = array("q")
+        self.token_events = 0
         self.prompt_tokens = -1
         self.output_tokens = -1
         self.status = 0
@@ -204,6 +205,7 @@ class _Reader:
                 self._fail("malformed", f"choices are no list of objects: {_excerpt(data)}")
                 return
             self.events.append(self._stamp)
+            self.token_events += _may_be_a_token(choices[0])
             if choices[0].get("finish_reason"):
                 self.finished = True
         usage = message.get("usage")
@@ -221,6 +223,18 @@ class _Reader:
     def _fail(self, outcome: str, detail: str) -> None:
         if self.failure is None:
             self.failure = (outcome, detail)
+
+
+def _may_be_a_token(choice: dict[str, Any]) -> bool:
+    """Whether an event stands for a token where there is no count of them.
+
+    Chat streams begin with an event that only names the role, and many end with one that only names the reason of the end. Other events
+    without text count: a token may be half a character.
+    """
+    delta = choice.get("delta")
+    if not isinstance(delta, dict) or any(value for name, value in delta.items() if name != "role"):
+        return True
+    return not ("role" in delta or choice.get("finish_reason"))
 
 
 def _count(value: Any) -> int | None:

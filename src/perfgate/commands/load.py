@@ -23,7 +23,7 @@ import perfgate
 from perfgate.client import Endpoint, Progress, judge_server, judge_validity, run_load, run_record
 from perfgate.errors import InputError, ServerError
 from perfgate.records import BootRecord, Cell, Fingerprint, Measurement, RunRecord, SessionResults
-from perfgate.results import write_file
+from perfgate.results import refuse_unwritable, write_file
 from perfgate.server.api import parse_cache_config, parse_counters
 from perfgate.timings import Timings
 from perfgate.workload import WorkloadSpec, as_plain, make_prompts
@@ -115,6 +115,13 @@ def run(options: argparse.Namespace) -> int:
     """
     workload = _workload(options)
     cell = _cell(options.cell) if options.cell else None
+    if options.json is not None:
+        refuse_unwritable(options.json)
+    elif options.arrays or cell is not None:
+        raise InputError(
+            f"{'--arrays' if options.arrays else '--cell'} without --json",
+            remedy="Add --json FILE to keep the run.",
+        )
     with _client(options) as control:
         model, version = _served(control, options)
         endpoint = Endpoint(

@@ -79,6 +79,17 @@ def test_a_detailed_result_gives_more_and_agrees_with_its_summary():
     assert not [name for name in run.metrics if "scheduled" in name]
 
 
+def test_a_result_of_the_rust_client_is_one_of_vllm_bench_serve():
+    """vllm-rs writes the same fields: its summary agrees with its times, and they are those of the scripted server."""
+    found = read_file(DATA / "vllm-rs-bench-serve-detailed.json")
+    (run,) = found.runs
+    assert found.tool == "vllm bench serve"
+    assert found.workload | {"input_len": 32, "output_len": 6, "concurrency": 2} == found.workload
+    assert 30 < run.metrics["mean_ttft_ms"] < 31
+    assert run.metrics["mean_tpot_ms"] == pytest.approx(5, abs=0.1)
+    assert run.metrics["peak_concurrency"] == 2
+
+
 def test_a_summary_that_contradicts_its_own_times_is_refused(changed):
     """An edited summary is found out by the times beside it."""
     path = changed(BENCH, lambda data: data.update(mean_ttft_ms=50.0))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
+import sys
 
 import pytest
 
@@ -108,7 +110,7 @@ def test_an_open_loop_and_several_processes_and_chat(load):
         ([*CLOSED, '--extra-body={"stream": false}'], "may not set stream"),
         ([*CLOSED, "--model=scriptde"], "It serves scripted."),
         ([*CLOSED, "--api-key-env=NO_SUCH_VARIABLE"], "NO_SUCH_VARIABLE"),
-        ([*CLOSED, "--cell=a/b"], "GPU/MODEL/SERVER/WORKLOAD"),
+        ([*CLOSED, "--json=x.json", "--cell=a/b"], "GPU/MODEL/SERVER/WORKLOAD"),
         ([*CLOSED, "--load-processes=9"], "9 load processes"),
         ([*CLOSED, "--vocab-size=3", "--first-token-id=2"], "1 token ids"),
     ],
@@ -120,6 +122,53 @@ def test_bad_input_is_a_message_and_exit_2(load, arguments, words):
     assert words in err
     assert out == ""
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(("where", "words"), [("folder", "A folder has"), ("file/run.json", "A file stands")])
+def test_a_file_that_cannot_be_written_is_refused_before_the_load(load, scripted, tmp_path, where, words):
+    """A run of an hour is not lost for a path: the server gets no request."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    scripted.truth()
+    status, out, err = load(*CLOSED, f"--json={tmp_path / where}")
+    assert status == 2
+    assert str(tmp_path / where) in err
+    assert words in err
+    assert out == ""
+    assert scripted.truth()["received_ns"] == []
+
+
+@pytest.mark.parametrize("option", ["--arrays", "--cell=a/b/c/d"])
+def test_an_option_that_would_do_nothing_is_refused(load, option):
+    """What only a file can hold needs a file."""
+    status, _, err = load(*CLOSED, option)
+    assert status == 2
+    assert "without --json" in err
+
+
+def test_chat_events_stand_in_for_usage_without_those_that_only_name_role_or_end(load):
+    """A chat stream of role, five tokens and end is five tokens under --count-events, as it would be with usage."""
+    how = script(usage="none", role=True, bare_finish=True)
+    assert is_sound(*load(*CLOSED, "--endpoint=chat", how, "--count-events")[:2])
+
+
+def test_a_reader_that_went_away_does_not_make_an_invalid_run_a_valid_one(scripted):
+    """With its output cut off (`| head -1`) the exit status is still that of the run, or says that it was cut off."""
+    arguments = [*CLOSED, script(usage="none"), f"--url={scripted.url}"]
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import sys; from perfgate.cli import main; sys.exit(main())",
+            "load",
+            *arguments,
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    process.stdout.close()
+    assert (process.wait(timeout=60), process.stderr.read()) in [(2, b""), (141, b"")]
+    process.stderr.close()
 
 
 def test_a_url_that_does_not_answer_is_a_message(load):

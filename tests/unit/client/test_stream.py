@@ -165,6 +165,28 @@ def test_counted_events_stand_in_for_usage_only_when_asked():
     assert summary(read(recording(http(GOOD)), count_events=True)) == ("ok", 3, 7, 3)
 
 
+@pytest.mark.parametrize(
+    ("choice", "tokens"),
+    [
+        ({"delta": {"role": "assistant", "content": ""}}, 0),
+        ({"delta": {}, "finish_reason": "length"}, 0),
+        ({"delta": {"content": None}, "finish_reason": "stop"}, 0),
+        ({"delta": {"content": ""}}, 1),
+        ({"delta": {"role": "assistant", "content": "Hi"}}, 1),
+        ({"delta": {"reasoning_content": "Hm"}}, 1),
+        ({"delta": {"tool_calls": [{"index": 0}]}}, 1),
+        ({"text": "", "finish_reason": "length"}, 1),
+        ({"delta": 7}, 1),
+    ],
+    ids=str,
+)
+def test_an_event_that_only_names_role_or_end_counts_as_no_token(choice, tokens):
+    """Such events of a chat stream keep their times, and are left out where events are counted for tokens."""
+    last = b'{"choices":[{"delta":{"content":"x"},"finish_reason":"length"}]}'
+    raw = http(sse(json.dumps({"choices": [choice]}).encode(), last, b"[DONE]"))
+    assert summary(read(recording(raw), count_events=True)) == ("ok", 2, -1, 1 + tokens)
+
+
 def test_usage_in_every_event_counts_once():
     """With continuous usage the last count is the one, and events with choices are still events."""
     events = [

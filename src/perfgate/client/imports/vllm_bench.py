@@ -1,4 +1,4 @@
-"""``vllm bench serve --save-result``: the definitions are its own, so its names carry over.
+"""``vllm bench serve --save-result``, in Python or Rust (vllm-rs): the definitions are its own, so its names carry over.
 
 ``--save-detailed`` adds the times of every request; the summary is then computed again from them and must agree, and percentiles
 that were not asked for come out of them too.
@@ -18,7 +18,8 @@ from perfgate.timings import OK, Timings
 
 TOOL = "vllm bench serve"
 _NOTES = (
-    "vllm bench serve sends its first prompt as a trial before the run: with prefix caching the first measured prompt was cached",
+    "vllm bench serve may have sent its first prompt as a trial before the run (its ready check, which newer releases leave out):"
+    " with prefix caching the first measured prompt was then cached",
 )
 _AGREEMENT = 1e-3
 
