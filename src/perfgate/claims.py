@@ -22,7 +22,7 @@ from perfgate.server.flags import Effect, FlagReport
 from perfgate.server.spec import Value, flag_name, normal_args
 from perfgate.statistics.band import Band, judge_band, together
 from perfgate.statistics.interval import Prior, compare
-from perfgate.verdict import boot_means, geometric_mean
+from perfgate.verdict import DECLARED_DF, boot_means, geometric_mean
 
 ALPHA = 0.05
 """Error of one claim: with k metrics each interval has confidence 1 − 0.05/k."""
@@ -268,6 +268,10 @@ def _part(
 
 
 def _prior(metric: str, measurement: Measurement, noise: NoiseModel | None, *, runs: int) -> Prior | None:
+    declared = METRICS[metric].noise
+    if declared is not None:
+        # Computed sizes may repeat exactly, and then carry no interval of their own.
+        return Prior(df=DECLARED_DF, variance=declared**2)
     if noise is None or tuple(noise.hardware) != measurement.fingerprint.hardware():
         return None
     found = noise.find(metric, measurement.workload)

@@ -38,7 +38,7 @@ class ClaimPart(Record):
     boots: int = 0
     """Of each side."""
     borrowed: bool = False
-    """Whether a noise model lent its variance."""
+    """Whether its variance is lent: by a noise model, or of a computed size as it is declared."""
 
 
 class ClaimFinding(Record):

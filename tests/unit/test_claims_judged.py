@@ -125,6 +125,23 @@ def test_only_what_differs_between_the_sides_must_be_in_effect():
     assert differing(new, old) == ("no-y", "E")
 
 
+@pytest.mark.parametrize(
+    ("tokens", "answer"), [(174_100.0, "holds"), (160_000.0, "does not hold"), (None, "undecidable")]
+)
+def test_a_size_that_repeats_exactly_is_decided(tokens, answer):
+    """KV tokens are computed, so equal values of all boots are knowledge and not a lack of it; no value decides nothing."""
+    expect = [{"workload": "w", "metric": "kv_cache_tokens", "least": -0.02, "most": 0.02}]
+
+    def booted(value: float | None) -> dict[str, Measurement]:
+        one = side(100.0, 100.0, 100.0)["w"]
+        metrics = {} if value is None else {"kv_cache_tokens": value}
+        boots = tuple(boot.model_copy(update={"metrics": metrics}) for boot in one.boots)
+        return {"w": one.model_copy(update={"boots": boots})}
+
+    found = judge_claim(claim(expect=expect), booted(174_000.0), booted(tokens), gpu=GB10)
+    assert found.answer == answer
+
+
 def test_the_shipped_claims_name_entries_that_exist(tmp_path):
     """Every server, workload and GPU of claims.toml is in its catalogue, and each finding of the study is there."""
     catalogues = Catalogues.load()
@@ -133,7 +150,7 @@ def test_the_shipped_claims_name_entries_that_exist(tmp_path):
         assert all(gpu in catalogues.gpus for gpu in one.gpus)
         assert all(workload in catalogues.workloads for workload in one.workloads)
         assert all(entry.server in catalogues.servers for entry in (one.old, one.new) if entry is not None)
-    assert sum(one.needs_gpu for one in claims) == 6
+    assert sum(one.needs_gpu for one in claims) == 10
     assert sum(not one.needs_gpu for one in claims) == 5
 
 
