@@ -109,7 +109,9 @@ def run(options: argparse.Namespace) -> int:
             try:
                 Path(options.json).write_text(_json(found, moe), encoding="utf-8")
             except OSError as error:
-                raise InputError(f"--json {options.json}: {error.strerror}") from error
+                raise InputError(
+                    f"--json {options.json}: {error.strerror}", remedy="Give a file that can be written."
+                ) from error
         sys.stdout.write("\n".join(lines) + "\n")
     states = {coverage.status for coverage in found}
     return 2 if "undetermined" in states else 1 if "missed" in states else 0

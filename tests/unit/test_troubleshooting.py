@@ -1,0 +1,91 @@
+"""The page of messages against the sources that print them."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import perfgate
+from perfgate import errors
+
+SOURCE = Path(perfgate.__file__).parent
+PAGE = Path(__file__).parents[2] / "docs" / "troubleshooting.md"
+GAP = "…"
+
+pytestmark = pytest.mark.skipif(not PAGE.is_file(), reason="the tests run outside the repository")
+
+
+def text_of(node: ast.AST) -> str:
+    """A text as it is written, with a gap for what is put into it when it is printed."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return node.value
+    if isinstance(node, ast.JoinedStr):
+        return "".join(text_of(part) for part in node.values)
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+        return text_of(node.left) + text_of(node.right)
+    return GAP
+
+
+def trees() -> Iterator[tuple[Path, ast.Module]]:
+    """Every module of perfgate, parsed."""
+    for file in sorted(SOURCE.rglob("*.py")):
+        yield file, ast.parse(file.read_text(encoding="utf-8"))
+
+
+def texts() -> list[str]:
+    """Every text of the sources."""
+    return [
+        text_of(node)
+        for _, tree in trees()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.JoinedStr | ast.BinOp)
+        or (isinstance(node, ast.Constant) and isinstance(node.value, str))
+    ]
+
+
+def listed() -> list[str]:
+    """The messages of the page's first columns."""
+    rows = [line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
+    return [message for row in rows for message in re.findall(r"`([^`]+)`", row.split(" | ")[0])]
+
+
+def pieces(message: str) -> list[str]:
+    """What of a message does not change."""
+    return [piece.strip() for piece in message.split(GAP) if len(piece.strip()) > 1]
+
+
+def says(text: str, message: str) -> bool:
+    """Whether a text of the sources holds the message's constant parts, in their order."""
+    return re.search(".*".join(map(re.escape, pieces(message))), text, flags=re.DOTALL) is not None
+
+
+def test_every_message_of_the_page_is_one_that_is_printed() -> None:
+    """Each message on the page stands in the sources, with names and numbers where the page has an ellipsis."""
+    known = texts()
+    assert len(listed()) > 60
+    assert [message for message in listed() if not any(says(text, message) for text in known)] == []
+
+
+def test_a_message_without_a_remedy_is_on_the_page() -> None:
+    """Where an error does not itself say what to do, the page does."""
+    ours = {name for name in dir(errors) if name.endswith("Error")}
+    missing = []
+    for file, tree in trees():
+        for call in ast.walk(tree):
+            if not (
+                isinstance(call, ast.Call)
+                and isinstance(call.func, ast.Name)
+                and call.func.id in ours
+                and call.args
+            ):
+                continue
+            if any(keyword.arg in {"remedy", None} for keyword in call.keywords):
+                continue
+            message = text_of(call.args[0])
+            if pieces(message) and not any(says(message, known) for known in listed()):
+                missing.append(f"{file.relative_to(SOURCE)}:{call.lineno}: {message}")
+    assert missing == []
