@@ -168,7 +168,7 @@ def _merge(under: Mapping[str, Any], over: Mapping[str, Any], *, removable: bool
     merged = dict(under)
     for key, value in over.items():
         if isinstance(value, dict) and isinstance(merged.get(key), dict):
-            merged[key] = _merge(merged[key], value, removable=key in ("args", "env"))
+            merged[key] = _merge(merged[key], value, removable=key in ("args", "env", "accepts"))
         elif removable and value is False:
             merged.pop(key, None)
         else:

@@ -94,14 +94,39 @@ def test_only_selected_cells_are_measured(project):
     assert measurement["cell"]["workload"] == "single"
 
 
-def test_env_reaches_the_server_and_the_results_mask_secrets(project):
-    """--env sets a variable of the server; a token given this way appears in no file and not on the screen."""
-    result = project.pytest("--env", "HF_TOKEN=hf_canary12345", "--env", "COLOUR=blue", "--replicates", "1")
-    text = (project.path / ".perfgate").rglob("*")
-    written = "".join(file.read_bytes().decode(errors="replace") for file in text if file.is_file())
-    assert "canary12345" not in written + result.stdout.str() + result.stderr.str()
-    (measurement,) = project.session()["measurements"]
-    assert measurement["server"]["env"]["COLOUR"] == "blue"
+def test_env_reaches_the_server_and_no_secret_reaches_anything_written(project):
+    """Tokens, keys and passwords in flags, variables, JSON and addresses are in no result, baseline, log, report, history or output."""
+    secrets = {
+        "--vllm-arg=--api-key=": "canary-key-0001",
+        "--vllm-arg=--hf-overrides=": '{"nested": [{"authToken": "canary-json-0002"}]}',
+        "--vllm-arg=--otlp-traces-endpoint=": "https://me:canary-pass-0003@host/v1?api_key=canary-query-0004",
+        "--env=HF_TOKEN=": "hf_canary00000005",
+        "--env=DB_URL=": "postgres://me:canary-pass-0006@host/x",
+        "--env=MY_SECRET=": "canary'qu\"zwq7",
+    }
+    (project.path / "changed.toml").write_text(
+        '[servers.keyed]\nextends = "fake"\nenv = { WANDB_API_KEY = "canary-toml-0008" }\n'
+    )
+    options = [
+        "--junitxml=junit.xml",
+        "--perfgate-html=page.html",
+        "--perfgate-history=history.sqlite",
+        "-vv",
+        "--showlocals",
+    ]
+    files = ["--perfgate-config=perfgate.toml", "--perfgate-config=changed.toml"]
+    given = [f"{option}{value}" for option, value in secrets.items()]
+    result = project.pytest("--server=keyed", "--replicates=1", "--env=COLOUR=blue", *options, *files, *given)
+    assert project.session()["verdicts"][0]["outcome"] == "NO_BASELINE"
+    result = project.pytest("--server=keyed", "--replicates=1", "--new-baselines", *options, *files)
+    result.assert_outcomes(skipped=1)
+    kept = [file for file in project.path.rglob("*") if file.is_file() and file.name != "changed.toml"]
+    assert {file.suffix for file in kept} >= {".json", ".log", ".xml", ".html", ".sqlite"}
+    shown = {str(file): file.read_bytes().decode(errors="replace") for file in kept}
+    shown["output"] = result.stdout.str() + result.stderr.str()
+    assert [name for name, text in shown.items() if "canary" in text or "zwq7" in text] == []
+    sessions = [json.loads(file.read_text()) for file in (project.path / ".perfgate/results").glob("*.json")]
+    assert "blue" in {session["measurements"][0]["server"]["env"].get("COLOUR") for session in sessions}
 
 
 def test_results_go_where_asked(project):

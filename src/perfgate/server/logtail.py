@@ -67,9 +67,7 @@ class ServerLog:
             return ""
 
     def mask_file(self) -> None:
-        """Takes the known secrets out of the file itself, once nobody writes to it any more."""
-        if not self._secrets:
-            return
+        """Takes the secrets out of the file itself, once nobody writes to it any more."""
         with contextlib.suppress(OSError):
             data = self.path.read_bytes()
             clean = self._secrets.mask_bytes(data)

@@ -132,7 +132,7 @@ class ServerSpec(Record):
             if value is False:
                 continue
             if value is True or not isinstance(value, (str, int, float)):
-                raise ValueError(f"{name} must be a string or a number (given: {value!r})")
+                raise ValueError(f"{name} must be a string or a number (given: {_quoted(name, value)})")
             normal[name] = str(value)
         return normal
 
@@ -201,7 +201,10 @@ class ServerSpec(Record):
         for assignment in env:
             name, equals, text = assignment.partition("=")
             if not equals or not _VARIABLE.fullmatch(name):
-                raise InputError(f"{assignment!r} does not set a variable", remedy="Write it as NAME=VALUE.")
+                raise InputError(
+                    f"{Secrets().mask(assignment)!r} does not set a variable",
+                    remedy="Write it as NAME=VALUE.",
+                )
             variables[name] = text
         try:
             return self.model_validate({**self._fields(), "args": args, "env": variables})
@@ -274,18 +277,26 @@ def normal_args(args: Mapping[str, Any]) -> dict[str, Value]:
         ValueError: a name that is no flag, one that perfgate sets itself, a value no command line can carry, or both ``x`` and ``no-x``.
     """
     normal: dict[str, Value] = {}
-    for given, value in args.items():
-        name = flag_name(str(given))
+    for given, written in args.items():
+        name, value = flag_name(str(given)), written
         if not _FLAG.fullmatch(name):
             raise ValueError(f"{given!r} is not the name of a flag")
         if name in OWN_FLAGS:
             raise ValueError(f"--{name} is not for an entry to set: {OWN_FLAGS[name]}")
         if value is None or not isinstance(value, (bool, int, float, str, list, dict)):
-            raise ValueError(f"--{name}: {value!r} cannot stand on a command line")
+            raise ValueError(f"--{name}: {_quoted(name, value)} cannot stand on a command line")
         if isinstance(value, list) and not value:
             raise ValueError(f"--{name}: an empty list has no values; use false to leave the flag away")
+        if name in THROUGH_ENVIRONMENT and isinstance(value, list):
+            raise ValueError(
+                f"--{name} takes one value here, because it travels in {THROUGH_ENVIRONMENT[name]}"
+            )
+        if is_secret_name(name) and isinstance(value, (int, float)) and not isinstance(value, bool):
+            value = str(value)  # a key of digits is masked like any other
         if name in normal and normal[name] != value:
-            raise ValueError(f"--{name} is given twice, with {normal[name]!r} and {value!r}")
+            raise ValueError(
+                f"--{name} is given twice, with {_quoted(name, normal[name])} and {_quoted(name, value)}"
+            )
         if name == "port" and value is not False and not _is_port(value):
             raise ValueError(
                 f"--port {value!r} is no port: give 1 to 65535, or leave it out, and a free one is found"
@@ -304,6 +315,11 @@ def _is_port(value: Any) -> bool:
     return re.fullmatch(r"[0-9]{1,5}", str(value)) is not None and 0 < int(str(value)) < 65536
 
 
+def _quoted(name: str, value: Any) -> str:
+    """A value as an error shows it."""
+    return MASK if is_secret_name(name) else repr(value)
+
+
 def _parse_flags(words: Sequence[str]) -> Iterable[tuple[str, Value]]:
     pending: str | None = None
     for word in (word.strip() for word in words):
@@ -317,7 +333,8 @@ def _parse_flags(words: Sequence[str]) -> Iterable[tuple[str, Value]]:
         match = re.fullmatch(r"--([A-Za-z][A-Za-z0-9_.-]*)(?:(=|\s+)(.*))?", word, flags=re.DOTALL)
         if match is None:
             raise InputError(
-                f"{word!r} is not a vLLM flag", remedy="Write it as --name, --name=value or '--name value'."
+                f"{Secrets().mask(word)!r} is not a vLLM flag",
+                remedy="Write it as --name, --name=value or '--name value'.",
             )
         name, separator, text = match.groups()
         name = flag_name(name)

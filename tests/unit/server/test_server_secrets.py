@@ -1,7 +1,13 @@
 """Masking: what is a secret, and that none survives."""
 
-import pytest
+import json
+from urllib.parse import quote
 
+import pytest
+from pydantic import ValidationError
+
+from perfgate.errors import InputError
+from perfgate.server import ServerSpec
 from perfgate.server.logtail import ServerLog
 from perfgate.server.secrets import MASK, Secrets, is_secret_name, masked
 
@@ -106,3 +112,131 @@ def test_missing_and_empty_logs_say_so(tmp_path):
 def test_a_count_of_tokens_is_no_secret(name, secret):
     """A flag that counts tokens is shown, so that a verdict can name it; a token that opens something is not."""
     assert is_secret_name(name) is secret
+
+
+@pytest.mark.parametrize("name", ["authToken", "secretAccessKey", "hftoken", "clientsecret", "db.passphrase"])
+def test_names_written_together_or_in_camel_case(name):
+    """JSON keys carry secrets under names without separators too."""
+    assert is_secret_name(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["detokenizer", "image_token_index", "eos_token_id", "max_tokens", "keyframes"]
+)
+def test_names_of_what_a_model_reads(name):
+    """Tokens of a vocabulary are no secrets."""
+    assert not is_secret_name(name)
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        {"hf-overrides": {"nested": [{"auth_token": CANARY}]}},
+        {"hf-overrides": json.dumps({"authToken": CANARY})},
+        {"otlp-traces-endpoint": f"https://me:{CANARY}@host:4317/v1"},
+        {"otlp-traces-endpoint": f"https://host/v1?api_key={CANARY}&x=1"},
+        {"api-key": [CANARY, "another-one"]},
+    ],
+    ids=["table in a list", "JSON text", "password of an address", "query of an address", "list"],
+)
+def test_secrets_inside_values(args):
+    """A secret inside JSON or an address is known by itself, so that it goes wherever the log repeats it alone."""
+    assert Secrets.of(args).mask(f"the server said {CANARY}!") == f"the server said {MASK}!"
+
+
+def test_every_way_to_write_a_secret_down():
+    """A secret with quotes and blanks goes as it is, as JSON, as a Python literal and percent-encoded."""
+    value = "s'e\"c r\\et/ü"
+    text = " ".join((value, json.dumps(value), repr(value), quote(value, safe="")))
+    masked_text = Secrets([value]).mask(text)
+    assert masked_text.count(MASK) == 4
+    assert "c r" not in masked_text
+    assert "c%20r" not in masked_text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "non-default args: {'hf_token': 'CANARY', 'max_num_seqs': 4}",
+        '{"api_key": "CANARY"}',
+        "GET https://host/v1?key=CANARY&x=1",
+        "https://host/?access_token%3DCANARY",
+        "password=CANARY next",
+        "Authorization: Basic CANARY0123==",
+        "https://:CANARY@host",
+        "AWS_SECRET_ACCESS_KEY: CANARY",
+    ],
+)
+def test_secrets_that_free_text_names(text):
+    """An assignment to a secret's name is masked although nobody gave the value: the log of a foreign server."""
+    shown = Secrets().mask(text)
+    assert "CANARY" not in shown
+    assert MASK in shown
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "api_key=None, hf_token: null, max_num_batched_tokens=2048, long_prefill_token_threshold=0",
+        "eos_token='</s>' pad_token_id=151643 tokenizer='x' key as (32, 128)",
+        "Using mamba cache mode 'align'; autotune key: chunk_fwd_kernel_o",
+    ],
+)
+def test_text_without_a_secret_stays(text):
+    """Nothing that a parser or a person needs is masked."""
+    assert Secrets().mask(text) == text
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        "AKIA" + "A1" * 8,
+        "AIza" + "b" * 35,
+        "xoxb-123456-abcdef",
+        "github_pat_" + "x" * 30,
+        "eyJhbGciOi.eyJzdWIiOi.c2ln",
+    ],
+)
+def test_tokens_of_well_known_shapes(token):
+    """A token goes by its looks, whoever printed it."""
+    assert Secrets().mask(f"with {token}.") in (f"with {MASK}.", f"with {MASK}")
+
+
+def test_keys_of_digits_are_masked():
+    """A key that reads like a number is no number."""
+    spec = ServerSpec(name="s", args={"api-key": 1234567890123}).with_changes(["--hf-token=99887766"])
+    assert spec.environment() == {"VLLM_API_KEY": "1234567890123", "HF_TOKEN": "99887766"}
+    assert "1234567890123" not in str(spec.public()) + repr(spec)
+    assert spec.secrets().mask("99887766") == MASK
+    with pytest.raises(ValueError, match="takes one value here"):
+        ServerSpec(name="s", args={"api-key": ["a", "b"]})
+
+
+def test_log_file_loses_what_looks_like_a_secret(tmp_path):
+    """The kept file is cleaned of tokens that nobody named, such as one that the server found by itself."""
+    path = tmp_path / "log"
+    path.write_bytes(b"\xff found hf_" + b"a" * 30 + b"\n")
+    ServerLog(path, Secrets()).mask_file()
+    assert path.read_bytes() == b"\xff found ***\n"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda: ServerSpec(name="s", env={"HF_TOKEN": [CANARY]}),
+        lambda: ServerSpec(name="s", args={"api-key": CANARY, "api_key": "another"}),
+        lambda: ServerSpec(name="s").with_changes([f"-api-key={CANARY}"]),
+        lambda: ServerSpec(name="s").with_changes(env=[f"MY-TOKEN password={CANARY}"]),
+    ],
+    ids=["value of a variable", "flag given twice", "no flag", "no variable"],
+)
+def test_errors_about_a_setting_do_not_show_its_secret(wrong):
+    """A mistake in a secret setting is named without the secret."""
+    with pytest.raises((ValueError, InputError)) as caught:
+        wrong()
+    shown = (
+        caught.value.errors(include_input=False)
+        if isinstance(caught.value, ValidationError)
+        else caught.value
+    )
+    assert CANARY not in str(shown)

@@ -34,6 +34,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--fake-noise", type=float, default=0.01)
     parser.add_argument("--fake-short-output", type=int, default=0, help="leave so many tokens away")
     parser.add_argument("--fake-die-after", type=int, default=0, help="exit in the middle of this request")
+    parser.add_argument("--hf-overrides", type=json.loads)
+    parser.add_argument("--otlp-traces-endpoint")
     return parser.parse_args()
 
 
@@ -178,6 +180,11 @@ def main() -> None:
     Handler.state = State(options)
     server = Server((options.host, options.port), Handler)
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    given = {name: value for name, value in vars(options).items() if value is not None}
+    secret = {name: os.environ[name] for name in ("VLLM_API_KEY", "HF_TOKEN") if name in os.environ}
+    print(
+        f"INFO 01-01 00:00:00 [utils.py:1] non-default args: {given | secret}", flush=True
+    )  # as vLLM does, secrets and all
     print(f"Starting vLLM server on http://{options.host}:{options.port}", flush=True)
     print("Application startup complete.", flush=True)
     try:
