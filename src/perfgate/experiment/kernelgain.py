@@ -36,7 +36,6 @@ from perfgate.metrics import METRICS
 from perfgate.records import BootRecord, Measurement
 from perfgate.selection import CPU, Target, user_files
 from perfgate.server import LocalLauncher
-from perfgate.server.launch import local_environment
 from perfgate.statistics.planning import abba
 from perfgate.targets import GpuSpec
 from perfgate.verdict import boot_means, invalidity
@@ -331,7 +330,7 @@ def bench_kernel(
                 python=python,
                 timeout_s=timeout_s,
                 entry=ENTRY,
-                environment={**kept, **local_environment(server)},
+                environment={**kept, **server.local_environment()},
             )
             for tokens in sizes:
                 found[tokens][side].append(float(answer["medians"][str(tokens)]))

@@ -18,7 +18,7 @@ from typing import Any
 from perfgate.records import Record
 from perfgate.server.bootlog import BootLog
 from perfgate.server.secrets import MASK, Secrets, is_secret_name
-from perfgate.server.spec import ServerSpec
+from perfgate.server.spec import ServerSpec, absolute_path
 
 
 class Effect(StrEnum):
@@ -173,7 +173,7 @@ def _variable(name: str, value: str, evidence: Evidence) -> FlagReport:
         return FlagReport(**words, effect=Effect.IGNORED, source="log", because=_short(unknown))
     if name in evidence.variables:
         running = evidence.variables[name]
-        agrees = _agrees_text(value, running)
+        agrees = running == absolute_path(value) or _agrees_text(value, running)
         if agrees is not None:
             return FlagReport(
                 **words,
@@ -184,7 +184,7 @@ def _variable(name: str, value: str, evidence: Evidence) -> FlagReport:
             )
     if evidence.process_environment is not None:
         present = evidence.process_environment.get(name)
-        if present == value:
+        if present in (value, absolute_path(value)):
             return FlagReport(**words, running=present, effect=Effect.HONOURED, source="process environment")
         return FlagReport(**words, running=present, effect=Effect.OVERRIDDEN, source="process environment")
     return FlagReport(**words, effect=Effect.UNKNOWN)

@@ -57,24 +57,13 @@ def local_plan(
             str(Path(python).absolute()),
             *spec.command(model=model.path, port=port, served_name=served_name),
         ],
-        env={**inherited, **DEFAULT_ENVIRONMENT, **devices, **local_environment(spec), **extra_env},
+        env={**inherited, **DEFAULT_ENVIRONMENT, **devices, **spec.local_environment(), **extra_env},
         # `python -m` puts the working directory on the module path: a folder of ours holds no module.
         cwd=log.parent,
         log=log,
         boot_id=boot_id,
         grace_s=spec.stop_grace_s,
     )
-
-
-def local_environment(spec: ServerSpec) -> dict[str, str]:
-    """The variables of the entry for a process of this machine, paths that begin with ``./``, ``../`` or ``~/`` made absolute.
-
-    A server runs in a folder of its own, so such a path can only mean the folder that perfgate was started in, as a bind mount's does.
-    """
-    return {
-        name: str(Path(value).expanduser().absolute()) if value.startswith(("./", "../", "~/")) else value
-        for name, value in spec.environment().items()
-    }
 
 
 def docker_plan(

@@ -258,6 +258,18 @@ class ServerSpec(Record):
         }
         return {**secret, **self.env}
 
+    def local_environment(self) -> dict[str, str]:
+        """`environment` for a process of this machine, paths that begin with ``./``, ``../`` or ``~/`` made absolute.
+
+        A server runs in a folder of its own, so such a path can only mean the folder that perfgate was started in, as a bind mount's does.
+        """
+        return {name: absolute_path(value) for name, value in self.environment().items()}
+
+
+def absolute_path(value: str) -> str:
+    """The value of a variable as a process of this machine gets it; only what is written as a relative path or from home changes."""
+    return str(Path(value).expanduser().absolute()) if value.startswith(("./", "../", "~/")) else value
+
 
 def flag_name(flag: str) -> str:
     """The name of a flag as it is kept: long, no leading dashes, hyphens for underscores outside dotted JSON keys."""

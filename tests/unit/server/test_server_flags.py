@@ -225,6 +225,19 @@ def test_variables(variable, value, effect, source):
     assert (found.effect, found.source) == (effect, source)
 
 
+@pytest.mark.parametrize("source", ["variables", "process_environment"])
+def test_relative_path_in_a_variable_is_in_effect(source, tmp_path, monkeypatch):
+    """A path that the launcher makes absolute for the server is what was asked for, and another path is not."""
+    monkeypatch.chdir(tmp_path)
+    spec = ServerSpec(name="s", env={"VLLM_TUNED_CONFIG_FOLDER": "./configs"})
+    running = spec.local_environment()["VLLM_TUNED_CONFIG_FOLDER"]
+    assert running == str(tmp_path / "configs")
+    (found,) = flags_in_effect(spec, Evidence(**{source: {"VLLM_TUNED_CONFIG_FOLDER": running}}))
+    assert found.effect is Effect.HONOURED
+    (found,) = flags_in_effect(spec, Evidence(**{source: {"VLLM_TUNED_CONFIG_FOLDER": "/elsewhere/configs"}}))
+    assert found.effect is Effect.OVERRIDDEN
+
+
 def test_variable_of_a_container_is_unknown():
     """Where neither vLLM nor the process can be asked, a variable stays unknown."""
     (found,) = flags_in_effect(ServerSpec(name="s", env={"TORCHINDUCTOR_COMPILE_THREADS": "1"}), Evidence())
