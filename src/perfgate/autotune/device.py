@@ -19,6 +19,7 @@ from perfgate.autotune import engine
 from perfgate.autotune.batches import Batch, serving_batches
 from perfgate.autotune.discovery import find_layer, find_warmups
 from perfgate.autotune.eventlog import VARIABLE
+from perfgate.autotune.kernelbench import FLUSH_BYTES, time_kernel
 from perfgate.autotune.plugin import Watcher
 from perfgate.autotune.reference import gated_delta_rule, relative_error
 from perfgate.autotune.replay import PROFILE_TOKENS, Cell
@@ -88,21 +89,12 @@ class DeviceLayer:
         metadata = engine.metadata(self._builder, batch, device="cuda")
         return lambda: engine.forward(self.layer, self.config, batch.tokens, metadata, device="cuda")
 
-    def prefill_times(self, tokens: int, *, rounds: int = 30, warm_ups: int = 5) -> list[float]:
-        """Seconds of one layer's prefill of ``tokens`` tokens, by CUDA events around each of ``rounds`` calls."""
+    def prefill_times(self, tokens: int, *, rounds: int = 30) -> list[float]:
+        """Seconds that the GPU takes for one layer's prefill of ``tokens`` tokens, of each of ``rounds`` calls; see `time_kernel`."""
         torch: Any = importlib.import_module("torch")
-        batch = Batch(name=f"prefill of {tokens}", query=(tokens,), context=(0,))
-        times = []
-        for number in range(warm_ups + rounds):
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            torch.cuda.synchronize()
-            start.record()
-            self.serve(batch)
-            end.record()
-            end.synchronize()
-            if number >= warm_ups:
-                times.append(float(start.elapsed_time(end)) / 1e3)
-        return times
+        flush = torch.empty(FLUSH_BYTES, dtype=torch.int8, device="cuda")
+        step = self.step(Batch(name=f"prefill of {tokens}", query=(tokens,), context=(0,)))
+        return time_kernel(torch, step, flush, rounds=rounds)
 
     def prefill_error(self, lengths: Sequence[int], *, seed: int = 7) -> float:
         """Relative error of the layer's Triton prefill against the plain float32 recurrence, over several sequences.

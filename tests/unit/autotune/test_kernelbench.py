@@ -2,11 +2,13 @@
 
 import ast
 import importlib.util
+import sys
 from pathlib import Path
 
 import pytest
 
 from perfgate.autotune import kernelbench
+from perfgate.autotune.device import DeviceLayer
 
 
 class Device:
@@ -53,6 +55,11 @@ class Torch:
 
     def __init__(self, device):
         self.cuda = device
+        self.int8 = "int8"
+
+    def empty(self, size, *, dtype, device):
+        assert (dtype, device) == (self.int8, "cuda")
+        return self.cuda
 
 
 def test_a_round_is_the_launch_alone():
@@ -63,6 +70,24 @@ def test_a_round_is_the_launch_alone():
     warm = device.said[: 2 * kernelbench.WARMUPS]
     assert warm == ["synchronize", "launch"] * kernelbench.WARMUPS
     assert device.said[len(warm) :] == [*(["flush", "wait", "event", "launch", "event"] * 3), "synchronize"]
+
+
+class Layer(DeviceLayer):
+    """A layer whose step is the device's launch."""
+
+    def __init__(self, device):
+        self.device = device
+
+    def step(self, batch):
+        return self.device.launch
+
+
+def test_a_layer_is_timed_as_a_kernel_is(monkeypatch):
+    """The stored time of a layer's prefill is the GPU's: the Python above the kernels, many times as long, is not in it."""
+    device = Device()
+    monkeypatch.setitem(sys.modules, "torch", Torch(device))
+    assert Layer(device).prefill_times(20, rounds=4) == [0.001] * 4
+    assert device.said.count("wait") == 4
 
 
 def functions(module):
