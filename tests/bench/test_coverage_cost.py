@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from perfgate.autotune.coverage import STATE_DTYPES, Question, determine, divisible_sizes
+from perfgate.autotune.coverage import STATE_DTYPES, TP_SIZES, Question, determine, divisible_sizes
 from perfgate.catalogue import load_catalogue
 from perfgate.commands.coverage import MATRIX_GPUS, MATRIX_MODELS
 from perfgate.targets import GpuSpec, ModelSpec
@@ -32,7 +32,7 @@ def test_the_matrix_fits_two_cores_for_two_minutes() -> None:
         )
         for gpu in MATRIX_GPUS
         for model in MATRIX_MODELS
-        for size in divisible_sizes(models[model].parse(ModelSpec))
+        for size in divisible_sizes(models[model].parse(ModelSpec), TP_SIZES)
         for dtype in STATE_DTYPES
     ]
     before, began = _children_s(), time.perf_counter()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from math import gcd
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -15,6 +16,9 @@ from perfgate.targets import GpuSpec, ModelSpec
 
 Layer = Literal["gdn", "olmo", "kda"]
 STATE_DTYPES = ("float32", "bfloat16")
+TP_SIZES = (1, 2, 4, 8)
+UNKNOWN = "unknown"
+"""In place of a version, where the process that would have said it failed as a whole."""
 
 Fields = tuple[tuple[str, str], ...]
 
@@ -115,11 +119,11 @@ def determine(
 ) -> list[Coverage]:
     """Answer all questions, one child process per GPU; answers in the order of the questions.
 
-    A cell that cannot be determined says so in its record; it never counts as covered.
+    A cell that cannot be determined says so in its record; it never counts as covered. A child that fails as a whole leaves all cells of
+    its GPU undetermined, and those of the others as they are.
 
     Raises:
-        InputError: a GPU that cannot be emulated, or a model without the layer's shape.
-        CoverageError: a child process failed as a whole.
+        InputError: a GPU that cannot be emulated, a model without the layer's shape, or no vLLM in ``vllm_source``.
     """
     by_gpu: dict[str, list[int]] = {}
     for index, question in enumerate(questions):
@@ -134,9 +138,15 @@ def determine(
     answers = ask_all(requests, vllm_source=vllm_source, python=python, timeout_s=timeout_s)
     found: dict[int, Coverage] = {}
     for indices, answer in zip(by_gpu.values(), answers, strict=True):
-        for index, replayed in zip(indices, answer["cells"], strict=True):
-            found[index] = compare(questions[index], answer, replayed)
+        said = _no_answer(answer, len(indices)) if isinstance(answer, CoverageError) else answer
+        for index, replayed in zip(indices, said["cells"], strict=True):
+            found[index] = compare(questions[index], said, replayed)
     return [found[index] for index in range(len(questions))]
+
+
+def _no_answer(error: CoverageError, cells: int) -> dict[str, Any]:
+    """The answer of a child that gave none: every cell says why."""
+    return {"vllm": UNKNOWN, "triton": UNKNOWN, "cells": [{"error": str(error)}] * cells}
 
 
 def require(coverage: Coverage) -> Coverage:
@@ -187,12 +197,13 @@ def cell(question: Question) -> dict[str, Any]:
     """The fields of `replay.Cell` for a question.
 
     Raises:
-        InputError: the model has no linear-attention layer, or its heads do not divide by the tensor-parallel size.
+        InputError: the model has no linear-attention layer or not all of its shape, or its heads do not divide by the tensor-parallel size.
     """
     model = question.model
     facts = {**model.config, **model.architecture}
     layer = layer_of(question)
-    heads = _heads(facts)
+    shape = _shape(question.model, layer)
+    heads = {name: shape[name] for name in _HEADS[layer]}
     indivisible = [f"{name} = {count}" for name, count in heads.items() if count % question.tp]
     if indivisible:
         raise InputError(
@@ -213,38 +224,89 @@ def cell(question: Question) -> dict[str, Any]:
 
 
 def layer_of(question: Question) -> Layer:
-    """The layer a question is about.
+    """The layer a question is about: the one it names, or the model's own.
 
     Raises:
         InputError: the model has no linear-attention layer.
     """
-    if question.layer is not None:
-        return question.layer
-    facts = {**question.model.config, **question.model.architecture}
+    return question.layer or _own_layer(question.model)
+
+
+def _own_layer(model: ModelSpec) -> Layer:
+    facts = {**model.config, **model.architecture}
     found = facts.get("layer") or ("gdn" if "linear_num_value_heads" in facts else None)
     for layer in get_args(Layer):
         if found == layer:
             return layer  # type: ignore[no-any-return]
+    known = ", ".join(get_args(Layer))
     raise InputError(
-        f"model {question.model.name!r} has no linear-attention layer in its architecture",
+        f"model {model.name!r} has no linear-attention layer in its architecture"
+        + (f": layer is {found!r}, known are {known}" if found else ""),
         remedy="Give a model with one (qwen3.5-35b-a3b, qwen3-next-80b-a3b, olmo-hybrid-7b, kimi-linear-48b-a3b, …).",
     )
 
 
-def divisible_sizes(model: ModelSpec, sizes: Iterable[int] = (1, 2, 4, 8)) -> list[int]:
-    """The tensor-parallel sizes by which all linear-attention heads of a model divide."""
-    heads = _heads({**model.config, **model.architecture})
-    return [size for size in sizes if all(count % size == 0 for count in heads.values())]
+def divisible_sizes(model: ModelSpec, sizes: Iterable[int] | None = None) -> list[int]:
+    """The tensor-parallel sizes, among ``sizes`` where given, by which all linear-attention heads of a model divide.
+
+    Raises:
+        InputError: the model has no linear-attention layer, or not all of its shape.
+    """
+    layer = _own_layer(model)
+    shape = _shape(model, layer)
+    common = gcd(*(shape[name] for name in _HEADS[layer]))
+    return [size for size in (sizes or range(1, common + 1)) if common % size == 0]
 
 
-def _heads(facts: Mapping[str, Any]) -> dict[str, int]:
-    heads = {
-        name: int(facts[name]) for name in ("linear_num_key_heads", "linear_num_value_heads") if name in facts
-    }
-    kimi = facts.get("linear_attn_config")
-    if isinstance(kimi, Mapping):
-        heads["linear_attn_config.num_heads"] = int(kimi["num_heads"])
-    return heads
+_GDN_HEADS = ("linear_num_key_heads", "linear_num_value_heads")
+_HEADS: dict[Layer, tuple[str, ...]] = {
+    "gdn": _GDN_HEADS,
+    "olmo": _GDN_HEADS,
+    "kda": ("linear_attn_config.num_heads",),
+}
+_GDN_SHAPE = (
+    *("hidden_size", *_GDN_HEADS),
+    *("linear_key_head_dim", "linear_value_head_dim", "linear_conv_kernel_dim"),
+)
+_SHAPES: dict[Layer, tuple[str, ...]] = {
+    "gdn": _GDN_SHAPE,
+    "olmo": _GDN_SHAPE,
+    "kda": (
+        *("hidden_size", "linear_attn_config.num_heads", "linear_attn_config.head_dim"),
+        "linear_attn_config.short_conv_kernel_size",
+    ),
+}
+
+
+def _shape(model: ModelSpec, layer: Layer) -> dict[str, int]:
+    """What the layer's kernels see of a model. Nothing has a default: another model's shape would be answered as this one's.
+
+    Raises:
+        InputError: a fact is missing or no positive whole number, or the value heads are no multiple of the key heads.
+    """
+    facts: dict[str, Any] = {**model.config, **model.architecture}
+    nested = facts.get("linear_attn_config")
+    if isinstance(nested, Mapping):
+        facts.update({f"linear_attn_config.{name}": value for name, value in nested.items()})
+    wanted = _SHAPES[layer]
+    missing = [name for name in wanted if name not in facts]
+    if missing:
+        raise InputError(
+            f"model {model.name!r} has no {', '.join(missing)}, which its {layer} layer is made of",
+            remedy=f"Give its entry's architecture {', '.join(wanted)}, as the checkpoint's config.json has them.",
+        )
+    for name in wanted:
+        value = facts[name]
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise InputError(f"model {model.name!r}: {name} is {value!r}; it must be a whole number above 0")
+    shape = {name: int(facts[name]) for name in wanted}
+    if layer != "kda" and shape["linear_num_value_heads"] % shape["linear_num_key_heads"]:
+        keys, values = (shape[name] for name in _GDN_HEADS)
+        raise InputError(
+            f"model {model.name!r}: linear_num_value_heads = {values} is no multiple of linear_num_key_heads = {keys}",
+            remedy="Every key head serves the same number of value heads; see the checkpoint's config.json.",
+        )
+    return shape
 
 
 def compare(question: Question, answer: Mapping[str, Any], replayed: Mapping[str, Any]) -> Coverage:

@@ -11,6 +11,7 @@ import ast
 import dataclasses
 import functools
 import importlib
+import importlib.util
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -51,7 +52,7 @@ def find_layer(layer: str, package: Path, *, model_type: str = "") -> type:
         candidates = shared or candidates
     if not candidates:
         raise UnknownLayoutError(
-            f"no {layer} layer in {package}: looked in {', '.join(_PLACES)} for a class that reads "
+            f"no {layer} layer in {package.resolve()}: looked in {', '.join(_PLACES)} for a class that reads "
             f"get_forward_context() and calls {_RULE[layer]}*"
         )
     if len(candidates) > 1:
@@ -71,22 +72,29 @@ def find_layer(layer: str, package: Path, *, model_type: str = "") -> type:
 
 @functools.cache
 def find_warmups(package: Path) -> tuple[Callable[..., Any], ...]:
-    """The parts of this release's `kernel_warmup` that deal with linear-attention layers; often none."""
+    """The parts of this release's `kernel_warmup` that deal with linear-attention layers; often none.
+
+    A part is a function that it imports from a module about them, or one of its own that speaks of them.
+    """
     source = package / "model_executor" / "warmup" / "kernel_warmup.py"
     if not source.is_file():
         return ()
-    warmups: list[Callable[..., Any]] = []
-    for node in ast.walk(ast.parse(source.read_text())):
-        if not isinstance(node, ast.ImportFrom) or node.module is None or ".warmup." not in node.module:
+    text, home = source.read_text(), f"{package.name}.model_executor.warmup"
+    found: dict[str, Callable[..., Any]] = {}
+    for node in ast.walk(tree := ast.parse(text)):
+        if not isinstance(node, ast.ImportFrom):
             continue
-        file = package.parent / (node.module.replace(".", "/") + ".py")
-        if not file.is_file() or not _about_linear_attention(file.read_text()):
-            continue
-        module = importlib.import_module(node.module)
-        warmups += [
-            getattr(module, alias.name) for alias in node.names if callable(getattr(module, alias.name, None))
-        ]
-    return tuple(warmups)
+        name = importlib.util.resolve_name("." * node.level + (node.module or ""), home)
+        file = package.parent / (name.replace(".", "/") + ".py")
+        if ".warmup." in name and file.is_file() and _about_linear_attention(file.read_text()):
+            module = importlib.import_module(name)
+            found |= {alias.name: getattr(module, alias.name) for alias in node.names}
+    functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+    called = set(_identifiers(functions[source.stem])) if source.stem in functions else set()
+    for own, function in functions.items():
+        if own in called and _about_linear_attention(ast.get_source_segment(text, function) or ""):
+            found[own] = getattr(importlib.import_module(f"{home}.{source.stem}"), own)
+    return tuple(part for part in found.values() if callable(part) and not isinstance(part, type))
 
 
 def _about_linear_attention(source: str) -> bool:

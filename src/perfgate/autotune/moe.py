@@ -70,6 +70,8 @@ def tuned_configs(
         ask_all(requests, vllm_source=vllm_source, python=python, timeout_s=timeout_s) if requests else []
     )
     for indices, reply in zip(asked.values(), replies, strict=True):
+        if isinstance(reply, CoverageError):
+            raise reply
         for index, found in zip(indices, reply["moe"], strict=True):
             if "error" in found:
                 raise CoverageError(

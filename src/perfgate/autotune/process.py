@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,8 @@ TIMEOUT_S = 600.0
 _TAIL_LINES = 12
 _GRACE_S = 5.0
 
-# vLLM's source goes first, ours last: the interpreter may be another environment's, and only `perfgate` is to come from here.
+# vLLM's source goes first, ours last: the interpreter may be another environment's, and only `perfgate` is to come from here. Of a
+# source's folder only `vllm` is seen (through a link), for it may be another environment's site-packages.
 _BOOTSTRAP = (
     "import sys; s, p, q, a = sys.argv[1:5]; s and sys.path.insert(0, s); sys.path.append(p); "
     "import importlib; sys.exit(importlib.import_module(sys.argv[5]).main(q, a))"
@@ -44,12 +45,36 @@ def source_root(vllm_source: Path | None) -> Path | None:
         return None
     resolved = vllm_source.expanduser().resolve()
     for root in (resolved, resolved.parent):
-        if (root / "vllm" / "__init__.py").is_file() and (root == resolved or resolved.name == "vllm"):
+        if _has_vllm(root) and (root == resolved or resolved.name == "vllm"):
             return root
+    if resolved.is_file():
+        unpack = "tar xf {} -C DIR" if resolved.name.endswith((".tar.gz", ".tgz")) else "unzip {} -d DIR"
+        raise InputError(
+            f"--vllm-source {vllm_source} is a file, not a folder",
+            remedy=f"Unpack it and give the folder: {unpack.format(vllm_source)}.",
+        )
+    if not resolved.is_dir():
+        raise InputError(
+            f"--vllm-source {vllm_source}: there is no such folder",
+            remedy=f"Give the folder of an unpacked vLLM wheel: {_UNPACK}.",
+        )
+    inside = [entry.name for entry in sorted(resolved.iterdir()) if _has_vllm(entry)]
+    packed = [entry.name for entry in sorted(resolved.iterdir()) if entry.name.endswith((".whl", ".tar.gz"))]
     raise InputError(
         f"--vllm-source {vllm_source}: no vllm/__init__.py there",
-        remedy="Give the folder of an unpacked vLLM wheel: unzip vllm-*.whl -d DIR.",
+        remedy=f"Did you mean {vllm_source / inside[0]}?"
+        if inside
+        else f"Unpack {vllm_source / packed[0]} and give its folder."
+        if packed
+        else f"Give the folder of an unpacked vLLM wheel: {_UNPACK}.",
     )
+
+
+_UNPACK = "unzip vllm-*.whl -d DIR"
+
+
+def _has_vllm(folder: Path) -> bool:
+    return (folder / "vllm" / "__init__.py").is_file()
 
 
 def ask(
@@ -80,11 +105,15 @@ def ask(
         question, answer, log = work / "request.json", work / "answer.json", work / "output.log"
         question.write_text(json.dumps(dict(request)), encoding="utf-8")
         ours = Path(__file__).resolve().parents[2]
+        source = work / "source"
+        if root is not None:
+            source.mkdir()
+            (source / "vllm").symlink_to(root / "vllm", target_is_directory=True)
         command = [
             python or sys.executable,
             "-c",
             _BOOTSTRAP,
-            str(root or ""),
+            str(source) if root is not None else "",
             str(ours),
             str(question),
             str(answer),
@@ -116,15 +145,25 @@ def ask_all(
     python: str | None = None,
     timeout_s: float = TIMEOUT_S,
     workers: int | None = None,
-) -> list[dict[str, Any]]:
-    """`ask` for several GPUs, as many at a time as there are cores (or ``workers``); answers in the order of the requests."""
+) -> list[dict[str, Any] | CoverageError]:
+    """`ask` for several GPUs, as many at a time as there are cores (or ``workers``); answers in the order of the requests.
+
+    A child that fails is its error in the place of its answer, so that the others' answers are not lost.
+    """
     at_once = workers or max(1, min(len(requests), os.cpu_count() or 1))
     with ThreadPoolExecutor(max_workers=at_once) as pool:
         futures = [
             pool.submit(ask, request, vllm_source=vllm_source, python=python, timeout_s=timeout_s)
             for request in requests
         ]
-        return [future.result() for future in futures]
+        return [_answer_or_error(future) for future in futures]
+
+
+def _answer_or_error(future: Future[dict[str, Any]]) -> dict[str, Any] | CoverageError:
+    try:
+        return future.result()
+    except CoverageError as error:
+        return error
 
 
 def _run(

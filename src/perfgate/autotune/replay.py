@@ -8,6 +8,7 @@ Runs inside the process that emulates a GPU.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import importlib
 import logging
@@ -63,7 +64,8 @@ def replay(cell: Cell, recorder: Recorder, batches: Sequence[Batch] | None = Non
     """Run `cell` from warm-up to serving under the emulated GPU of this process."""
     package = Path(next(iter(importlib.import_module("vllm").__path__)))
     layer_class = find_layer(cell.layer, package, model_type=cell.model_type)
-    _forget_warm_ups(layer_class)
+    warmups = find_warmups(package)
+    _FRESH.restore(_owners(layer_class, warmups))
     recorder.reset()
     engine.use_tensor_parallel(cell.tp)
     layer, config, default_backend = _triton_layer(layer_class, cell)
@@ -72,7 +74,7 @@ def replay(cell: Cell, recorder: Recorder, batches: Sequence[Batch] | None = Non
         engine.forward(layer, config, PROFILE_TOKENS, None)
     spec = engine.bind_caches(layer, config)
     runner = engine.runner(layer, config, spec)
-    for warmup in find_warmups(package):
+    for warmup in warmups:
         with recorder.during(WARM_UP, warmup.__name__), _watching(failures):
             engine.call_warmup(warmup, runner)
     builder = engine.metadata_builder(layer, spec, config)
@@ -126,18 +128,62 @@ def _backend_of(method: Any) -> str:
     return {"forward_native": "triton", "forward_cuda": "flashinfer"}.get(name, name.removeprefix("forward_"))
 
 
-def _forget_warm_ups(layer_class: type) -> None:
-    """Undo what an earlier cell of this process may have left in flags or caches about being warmed up."""
-    for owner in (*layer_class.__mro__[:-1], sys.modules[layer_class.__module__]):
-        for name, value in list(vars(owner).items()):
-            if "warm" not in name.lower():
-                continue
-            if value is True:
-                setattr(owner, name, False)
-            elif isinstance(value, set | dict | list):
-                value.clear()
-            elif hasattr(value, "cache_clear"):
-                value.cache_clear()
+class _FreshState:
+    """Gives each cell the state of a process that has just imported vLLM.
+
+    A warm-up runs once a process in some releases, and remembers it in a flag of a class or module, or in a cache of a function; so does a
+    logger that says a thing once. A cell that comes second must neither miss a warm-up nor its failure for that.
+    """
+
+    _PLAIN = (bool, int, float, str, type(None))
+    _CONTAINERS = (set, dict, list)
+
+    def __init__(self) -> None:
+        self._known: dict[Any, dict[str, Any]] = {}
+
+    def restore(self, owners: Sequence[Any]) -> None:
+        """Put plain attributes, containers and function caches of classes and modules back to what they were when first seen here.
+
+        Containers only where they speak of warming up: others are registries, which modules that are imported later add themselves to.
+        """
+        for owner in owners:
+            known = self._known.setdefault(
+                owner, {name: copy.copy(value) for name, value in self._kept(owner)}
+            )
+            for name, now in self._kept(owner):
+                if name not in known:
+                    delattr(owner, name)
+                elif isinstance(now, self._CONTAINERS) and type(now) is type(known[name]):
+                    # In place: another module may hold the same object.
+                    now.clear()
+                    now.extend(known[name]) if isinstance(now, list) else now.update(known[name])
+                elif now is not known[name]:
+                    setattr(owner, name, copy.copy(known[name]))
+            for value in list(vars(owner).values()):
+                if callable(clear := getattr(value, "cache_clear", None)):
+                    clear()
+
+    def _kept(self, owner: Any) -> list[tuple[str, Any]]:
+        return [
+            (name, value)
+            for name, value in vars(owner).items()
+            if not name.startswith("__")
+            and (
+                isinstance(value, self._PLAIN)
+                or (isinstance(value, self._CONTAINERS) and "warm" in name.lower())
+            )
+        ]
+
+
+_FRESH = _FreshState()
+
+
+def _owners(layer_class: type, warmups: Sequence[Callable[..., Any]]) -> list[Any]:
+    """Where the layer and its warm-ups may remember something: vLLM's own classes and modules among theirs, and its logger."""
+    classes = [parent for parent in layer_class.__mro__ if parent.__module__.startswith("vllm.")]
+    names = [owner.__module__ for owner in (*classes, *warmups)]
+    modules = [sys.modules[name] for name in dict.fromkeys([*names, "vllm.logger"]) if name in sys.modules]
+    return [*classes, *modules]
 
 
 @contextmanager

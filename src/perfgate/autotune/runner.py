@@ -12,6 +12,7 @@ import json
 import logging
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +27,21 @@ def main(request_file: str, answer_file: str) -> int:
     request = json.loads(Path(request_file).read_text())
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
     gpu = {**request["gpu"], "capability": tuple(request["gpu"]["capability"])}
-    emulate(EmulatedGpu(**gpu))
-    recorder = Recorder()
-    recorder.install()
-    answer: dict[str, Any] = {
-        "vllm": str(importlib.import_module("vllm").__version__),
-        "triton": str(importlib.import_module("triton").__version__),
-        "cells": [_answer(Cell(**cell), recorder) for cell in request.get("cells", ())],
-    }
-    if request.get("moe"):
-        moe = importlib.import_module("perfgate.autotune.moe_runner")
-        answer["moe"] = [moe.tuned_config(shape) for shape in request["moe"]]
+    cells, shapes = request.get("cells", ()), request.get("moe", ())
+    answer: dict[str, Any] = {}
+    try:
+        emulate(EmulatedGpu(**gpu))
+        recorder = Recorder()
+        recorder.install()
+    except Exception as error:
+        failed = {"error": f"vLLM cannot be set up under an emulated GPU: {_explained(error)}"}
+        answer |= {"cells": [failed] * len(cells), "moe": [failed] * len(shapes)}
+    else:
+        answer["cells"] = [_answer(Cell(**cell), recorder) for cell in cells]
+        moe: Any = importlib.import_module("perfgate.autotune.moe_runner") if shapes else None
+        answer["moe"] = [_attempt(moe.tuned_config, shape) for shape in shapes]
+    for name in ("vllm", "triton"):
+        answer[name] = str(getattr(sys.modules.get(name), "__version__", "unknown"))
     partial = Path(answer_file).with_suffix(".partial")
     partial.write_text(json.dumps(answer))
     partial.rename(answer_file)
@@ -44,16 +49,27 @@ def main(request_file: str, answer_file: str) -> int:
 
 
 def _answer(cell: Cell, recorder: Recorder) -> dict[str, Any]:
+    return _attempt(lambda: dataclasses.asdict(replay(cell, recorder)))
+
+
+def _attempt(answer: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
     try:
-        replayed = replay(cell, recorder)
-    except (UnknownLayoutError, UnknownTritonError) as error:
-        return {"error": str(error)}
-    except ModuleNotFoundError as error:
-        return {"error": f"this vLLM needs the Python package {error.name!r}, which the environment lacks"}
+        return answer(*arguments)
     except Exception as error:
-        traceback.print_exc()
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        return {
-            "error": f"{type(error).__name__}: {error} (at {Path(where.filename).name}:{where.lineno} in {where.name})"
-        }
-    return dataclasses.asdict(replayed)
+        return {"error": _explained(error)}
+
+
+def _explained(error: Exception) -> str:
+    """What went wrong, for somebody who sees neither this process nor its log."""
+    if isinstance(error, UnknownLayoutError | UnknownTritonError):
+        return str(error)
+    traceback.print_exc()
+    if isinstance(error, ModuleNotFoundError) and error.name is not None:
+        if error.name == "vllm":
+            return "vLLM is not installed here; install it, or give --vllm-source the folder of an unpacked wheel"
+        if error.name.startswith("vllm."):
+            return f"this vLLM has no module {error.name}, which was looked for"
+        return f"this vLLM needs the Python package {error.name!r}, which the environment lacks"
+    frames = traceback.extract_tb(error.__traceback__)
+    where = next((frame for frame in reversed(frames) if "/vllm/" in frame.filename), frames[-1])
+    return f"{type(error).__name__}: {error} (at {Path(where.filename).name}:{where.lineno} in {where.name})"

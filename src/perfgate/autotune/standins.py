@@ -27,7 +27,7 @@ _COMPILED = (
 # Python that only CUDA wheels hold and that wraps compiled code; a CPU wheel's source can still be examined.
 _CUDA_ONLY = ("vllm.third_party.flashmla", "vllm.third_party.deep_gemm", "vllm.third_party.fmha_sm100")
 # Packages that releases import unconditionally and that no kernel depends on; used only when not installed.
-_UNRELATED = ("gguf",)
+_UNRELATED = ("diskcache", "gguf")
 
 
 def _installed(module: str) -> bool:

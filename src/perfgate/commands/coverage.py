@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from perfgate.autotune.coverage import STATE_DTYPES, Coverage, Question, determine, divisible_sizes
+from perfgate.autotune.coverage import STATE_DTYPES, TP_SIZES, Coverage, Question, determine, divisible_sizes
 from perfgate.autotune.moe import MoeAnswer, tuned_configs
 from perfgate.autotune.process import TIMEOUT_S
 from perfgate.autotune.tables import details, matrix, moe_lines
@@ -138,7 +138,7 @@ def ask_for(options: argparse.Namespace) -> list[Question]:
         gpu = gpus[resolve(gpu_name, gpus)].parse(GpuSpec)
         for model_name in options.model or _default_models(options, gpu):
             model = models[resolve(model_name, models)].parse(ModelSpec)
-            sizes = options.tp or (divisible_sizes(model) if options.matrix else (1,))
+            sizes = options.tp or (divisible_sizes(model, TP_SIZES) if options.matrix else (1,))
             dtypes = options.state_dtype or (STATE_DTYPES if options.matrix else STATE_DTYPES[:1])
             questions += [
                 Question(gpu=gpu, model=model, tp=size, state_dtype=dtype, layer=options.layer)

@@ -70,6 +70,22 @@ def test_undetermined_is_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert "looked in x" in capsys.readouterr().out
 
 
+def test_a_child_that_fails_leaves_its_cells_undetermined(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One GPU's process dies: its cells say why, the other GPU's are answered, the JSON has both, and the exit is 2."""
+    script = Path(interpreter(tmp_path, warmed=True))
+    dies = 'grep -q H100 "$5" && { echo boom >&2; exit 7; }'
+    script.write_text(script.read_text().replace("exec", f"{dies}\nexec", 1))
+    target = tmp_path / "cells.json"
+    arguments = ["--gpu", "gb10", "--gpu", "h100", "--json", str(target)]
+    assert main(["coverage", "--python", str(script), *arguments]) == 2
+    first, second = json.loads(target.read_text())
+    assert (first["undetermined"], second["keys_reachable"]) == ("", 0)
+    assert "ended with status 7" in second["undetermined"]
+    assert "1 covered, 0 with missed keys, 1 undetermined" in capsys.readouterr().out
+
+
 def test_the_json_holds_one_object_a_cell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One cell is an object, several are a list; `-` leaves standard output to the JSON."""
     assert run(tmp_path, "--gpu", "gb10", "--json", "-") == 0
@@ -92,7 +108,7 @@ def test_the_json_holds_one_object_a_cell(tmp_path: Path, capsys: pytest.Capture
         (["--gpu", "gb10", "--tp", "0"], "must be 1 or more"),
         (["--gpu", "gb10", "--model", "olmo-hybrid-7b", "--tp", "4"], "cannot be split over 4"),
         (["--gpu", "gb10", "--timeout", "0"], "must be above 0"),
-        (["--gpu", "gb10", "--vllm-source", "/nowhere"], "no vllm/__init__.py"),
+        (["--gpu", "gb10", "--vllm-source", "/nowhere"], "there is no such folder"),
     ],
 )
 def test_mistakes_are_messages(

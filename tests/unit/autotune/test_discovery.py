@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from perfgate.autotune.batches import Batch, serving_batches
-from perfgate.autotune.discovery import UnknownLayoutError, find_layer
+from perfgate.autotune.discovery import UnknownLayoutError, find_layer, find_warmups
 from perfgate.autotune.engine import UnknownLayoutError as EngineUnknown
 from perfgate.autotune.engine import _bind
 
@@ -79,6 +79,27 @@ def test_two_candidates_are_an_error(tmp_path: Path) -> None:
     )
     with pytest.raises(UnknownLayoutError, match="2 classes look like"):
         find_layer("gdn", root)
+
+
+def test_warm_ups_are_found_by_what_they_speak_of(tmp_path: Path) -> None:
+    """Imported from anywhere below, also relatively, or written beside it: what deals with linear attention is called, the rest is not."""
+    root = package(
+        tmp_path,
+        {
+            "warmup/one.py": "def one(runner):\n    return runner.GatedDelta",
+            "warmup/two.py": "def two(worker):\n    return worker._gdn_layers",
+            "warmup/gemm.py": "def gemm(worker):\n    return worker",
+            "warmup/kernel_warmup.py": (
+                f"from {tmp_path.name}_.model_executor.warmup.one import one\n"
+                "def own(model):\n    return model._gdn_layers()\n"
+                "def helper(model):\n    return model._gdn_layers()\n"
+                "def kernel_warmup(worker):\n    from .two import two\n    from .gemm import gemm\n    own(worker.model)\n"
+            ),
+        },
+    )
+    source = root / "model_executor" / "warmup" / "kernel_warmup.py"
+    source.write_text(source.read_text().replace(f"{tmp_path.name}_", root.name))
+    assert [warmup.__name__ for warmup in find_warmups(root)] == ["one", "two", "own"]
 
 
 def test_a_new_required_parameter_is_named() -> None:

@@ -72,5 +72,38 @@ def test_a_source_is_a_folder_with_vllm_or_vllm_itself(tmp_path: Path) -> None:
     assert source_root(package.parent) == package.parent
     assert source_root(package) == package.parent
     assert source_root(None) is None
-    with pytest.raises(InputError, match=r"no vllm/__init__.py"):
+    with pytest.raises(InputError, match=r"no vllm/__init__.py") as raised:
         source_root(tmp_path)
+    assert raised.value.remedy == f"Did you mean {tmp_path / 'unpacked'}?"
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("vllm-9.9-cp38-abi3-linux_x86_64.whl", "unzip {} -d DIR"),
+        ("vllm-9.9.tar.gz", "tar xf {} -C DIR"),
+    ],
+)
+def test_a_packed_source_is_to_be_unpacked(tmp_path: Path, name: str, remedy: str) -> None:
+    """A wheel or an archive is no folder, and the message has the command that makes it one; so has one for the folder it lies in."""
+    packed = tmp_path / name
+    packed.touch()
+    with pytest.raises(InputError, match="is a file, not a folder") as raised:
+        source_root(packed)
+    assert remedy.format(packed) in str(raised.value.remedy)
+    with pytest.raises(InputError, match=r"no vllm/__init__.py") as raised:
+        source_root(tmp_path)
+    assert str(packed) in str(raised.value.remedy)
+
+
+def test_of_a_source_only_vllm_is_seen(tmp_path: Path) -> None:
+    """The folder may be another environment's: what else is in it must not come before this environment's packages."""
+    for package in ("vllm", "torch"):
+        (tmp_path / "site-packages" / package).mkdir(parents=True)
+        (tmp_path / "site-packages" / package / "__init__.py").touch()
+    body = """printf '{"cells": ["%s", "%s"]}' "$1" "$(ls "$1")" > "$4" """
+    folder, names = ask(REQUEST, python=interpreter(tmp_path, body), vllm_source=tmp_path / "site-packages")[
+        "cells"
+    ]
+    assert names == "vllm"
+    assert Path(folder) != tmp_path / "site-packages"
