@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from perfgate.records import CellVerdict, MetricVerdict, Outcome, SessionResults
 from perfgate.report import markdown, values
+from perfgate.report.again import command
 from perfgate.report.escape import command_data, command_property
 
 SHOWN = 10
@@ -81,7 +82,8 @@ def _message(verdict: CellVerdict) -> str:
         lines.append(said)
     reasons = [verdict.reason] if verdict.reason else []
     nexts = [f"Next: {verdict.next_step}"] if verdict.next_step else []
-    return "\n".join([*lines, *reasons, *nexts]) or verdict.outcome.value
+    again = [f"Run: {found}"] if (found := command(verdict)) else []
+    return "\n".join([*lines, *reasons, *nexts, *again]) or verdict.outcome.value
 
 
 def _telling(verdict: CellVerdict) -> Sequence[MetricVerdict]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from perfgate.records import Baseline, Cell, CellVerdict, Measurement, MetricVerdict
 from perfgate.report import values
+from perfgate.report.again import command
 from perfgate.report.html import charts, sections
 from perfgate.report.html.charts import HistoryLine
 
@@ -24,6 +25,7 @@ class CellContent:
     opened: bool
     metrics: tuple[sections.Table, ...]
     why: tuple[str, ...]
+    command: str
     sections: tuple[sections.Section, ...]
 
     @property
@@ -85,6 +87,7 @@ def cell_content(
         opened=opened,
         metrics=_metrics(verdict),
         why=tuple(values.reasons(verdict)),
+        command=command(verdict),
         sections=tuple(part for part in parts if part.holds_anything),
     )
 
