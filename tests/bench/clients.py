@@ -319,10 +319,12 @@ def measure(server: ScriptedServer, client: str, *shape: int) -> dict[str, Any]:
     )
     assert done.returncode == 0, done.stderr[-2000:]
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return {"client": client, **against(found, server.truth(), *shape[1:])}
+    return {"client": client, **against(found, server.truth(), *shape)}
 
 
-def against(found: dict[str, Any], truth: dict[str, Any], requests: int, tokens: int) -> dict[str, Any]:
+def against(
+    found: dict[str, Any], truth: dict[str, Any], streams: int, requests: int, tokens: int
+) -> dict[str, Any]:
     """What a client reported, less what was: over the same requests, by means, and request by request where it gave its stamps."""
     received = np.array(truth["received_ns"]) / 1e6
     first, last = (np.array([writes[at] for writes in truth["writes_ns"]]) / 1e6 for at in (0, -1))
@@ -337,7 +339,7 @@ def against(found: dict[str, Any], truth: dict[str, Any], requests: int, tokens:
         "added_ms": found["ttft_ms"] - float(true_ttft.mean()),
         "tpot_error": found["tpot_ms"] / float(true_tpot.mean()) - 1,
         "true_itl_ms": float(true_tpot.mean()),
-        "busy": float((last - received).sum() / (last.max() - received.min())),
+        "busy": float((last - received).sum() / (last.max() - received.min()) / streams),
         "bytes": found["memory_bytes"] / events,
         "lag_ms": found.get("lag_ms"),
         "dispatch_ms": found.get("dispatch_ms"),

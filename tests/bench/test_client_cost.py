@@ -48,16 +48,16 @@ def test_ten_thousand_requests_in_one_run_within_bounded_memory(server, capsys):
 
 
 def table(rows: list[dict]) -> str:
-    """Costs and errors; the last two columns are of single requests."""
+    """Costs and errors; ``busy`` is the share of slots with a request at the server, the last two columns are of single requests."""
     lines = [
         f"{'client':<20}{'µs/token':>9}{'+reading':>9}{'B/token':>9}{'true TTFT':>11}{'added ms':>10}{'true TPOT':>11}"
-        f"{'error':>9}{'P99 added ms':>14}{'P99 |TPOT error|':>18}"
+        f"{'error':>9}{'busy':>8}{'P99 added ms':>14}{'P99 |TPOT error|':>18}"
     ]
     for row in rows:
         single = [row.get("worst_added_ms"), row.get("worst_tpot_error")]
         lines.append(
             f"{row['client']:<20}{row['cpu_us']:>9.1f}{row['total_us']:>9.1f}{row['bytes']:>9.0f}{row['true_ttft_ms']:>11.1f}"
-            f"{row['added_ms']:>10.2f}{row['true_itl_ms']:>11.2f}{row['tpot_error']:>9.2%}"
+            f"{row['added_ms']:>10.2f}{row['true_itl_ms']:>11.2f}{row['tpot_error']:>9.2%}{row['busy']:>8.1%}"
             f"{'–' if single[0] is None else f'{single[0]:.2f}':>14}{'–' if single[1] is None else f'{single[1]:.2%}':>18}"
         )
     return "\n".join(lines)

@@ -40,6 +40,7 @@ def judge_validity(
         *_lengths(
             timings, workload, workload.api == "completions" if exact_prompts is None else exact_prompts
         ),
+        *_streamed(timings),
         *_client(timings, LAG_MS if lag_ms is None else lag_ms),
         *_delivery(timings, workload),
     )
@@ -150,6 +151,15 @@ def _lengths(timings: Timings, workload: WorkloadSpec, exact_prompts: bool) -> l
             f" where {workload.input_len} were sent"
         )
     return reasons
+
+
+def _streamed(timings: Timings) -> list[str]:
+    several = timings.ok & (timings.output_tokens > 1)
+    if several.any() and bool((timings.last[several] <= timings.first[several]).all()):
+        return [
+            "every answer came in one piece: it was buffered on the way (by a proxy, say), and no time in it is that of a token"
+        ]
+    return []
 
 
 def _client(timings: Timings, lag_ms: float) -> list[str]:

@@ -292,9 +292,12 @@ def _served(control: httpx.Client, options: argparse.Namespace) -> tuple[str, st
     try:
         answer = control.get("/v1/models")
     except httpx.HTTPError as error:
+        untrusted = "CERTIFICATE_VERIFY_FAILED" in str(error)
         raise ServerError(
-            f"{options.url} does not answer: {error or type(error).__name__}",
-            remedy="Check the address, and that the server is running.",
+            f"{options.url} does not answer: {str(error) or type(error).__name__}",
+            remedy="Trust its authority with --ca-file PEM, or anybody with --insecure."
+            if untrusted
+            else "Check the address, and that the server is running.",
         ) from None
     try:
         names = [str(entry["id"]) for entry in answer.raise_for_status().json()["data"]]

@@ -1,12 +1,7 @@
 import json
-import ssl
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
-import trustme
 
 from perfgate.client import Endpoint, run_load
 from perfgate.errors import InputError
@@ -106,47 +101,6 @@ def test_addresses_of_the_control_plane_do_not_double_v1():
         assert Endpoint(url=url, model="m").address("/v1/models") == "http://h:1/v1/models"
     assert Endpoint(url="https://h/proxy/v1", model="m").address("/metrics") == "https://h/proxy/metrics"
     assert Endpoint(url="https://h", model="m").port == 443
-
-
-class _Completions(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
-        events = [{"choices": [{"text": "x", "finish_reason": None}]}] * 5
-        events += [{"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 5}}]
-        body = (
-            b"".join(b"data: " + json.dumps(event).encode() + b"\n\n" for event in events)
-            + b"data: [DONE]\n\n"
-        )
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-@pytest.fixture
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
-@pytest.fixture
-def secure(authority: trustme.CA) -> Iterator[str]:
-    """The URL of a server with a certificate of an authority that nobody else trusts."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("localhost").configure_cert(context)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Completions)
-    server.handle_error = lambda *_: None  # a refused handshake is what some of these tests are about
-    server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"https://localhost:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
 
 
 def outcome(endpoint: Endpoint) -> tuple[str, str]:

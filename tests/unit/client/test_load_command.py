@@ -181,6 +181,33 @@ def test_a_url_that_does_not_answer_is_a_message(load):
     assert out == ""
 
 
+def test_tls_is_verified_unless_told_otherwise(load, secure, authority, tmp_path):
+    """An unknown certificate is refused with the two ways on; each of them gives a whole run."""
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    status, out, err = load(*CLOSED, url=secure)
+    assert (status, out) == (2, "")
+    assert "certificate verify failed" in err
+    assert "--ca-file" in err
+    for way in (f"--ca-file={tmp_path / 'ca.pem'}", "--insecure"):
+        status, out, err = load(*CLOSED, way, url=secure)
+        assert is_sound(status, out), out + err
+        assert "Successful requests:                                             6" in out
+
+
+def test_a_key_is_read_from_the_environment_and_shown_nowhere(load, secure, tmp_path, monkeypatch):
+    """The server gets the key with every request; neither output nor file has it, and a wrong one is the server's 401."""
+    monkeypatch.setenv("SOME_KEY", "hunter2")
+    file = tmp_path / "run.json"
+    status, out, err = load(*CLOSED, "--insecure", "--api-key-env=SOME_KEY", f"--json={file}", url=secure)
+    assert is_sound(status, out), out + err
+    assert "hunter2" not in out + err + file.read_text()
+    monkeypatch.setenv("SOME_KEY", "hunter3")
+    status, _, err = load(*CLOSED, "--insecure", "--api-key-env=SOME_KEY", url=secure)
+    assert status == 2
+    assert "401" in err
+    assert "hunter3" not in err
+
+
 def test_a_server_that_is_none_of_openais_is_a_message(load, scripted):
     """A page that is no list of models is quoted."""
     status, _, err = load(*CLOSED, url=scripted.url + "/elsewhere")

@@ -380,6 +380,24 @@ def test_progress_counts_up_to_the_end(load):
     assert told[0].in_flight == 2
 
 
+def test_a_client_that_is_held_up_makes_its_run_invalid(load):
+    """A loop that stands still for 300 ms now and then is late for tokens too: it says by how much, and the run is not believed."""
+    held = []
+
+    def hold(progress: object) -> None:
+        held.append(time.sleep(0.3))
+
+    run = load(script={"ttft_ms": 20, "itl_ms": 10}, output_len=60, num_prompts=8, options={"progress": hold})
+    assert len(held) >= 4
+    assert run.client["lag_max_ms"] >= 250
+    (mean, *_) = (
+        reason
+        for reason in judge_validity(run, make_workload(output_len=60, num_prompts=8))
+        if reason.startswith("the client ran what was ready")
+    )
+    assert "use more load processes" in mean
+
+
 def test_an_error_in_a_callback_ends_the_run(load):
     """When something of the client's own breaks in the loop, the run does not go on as if nothing had happened."""
 

@@ -87,6 +87,16 @@ def test_each_rule_gives_its_reason_with_numbers(changes, words):
     assert run_record(but(**changes), WORKLOAD, invalid=reasons).metrics == {}
 
 
+def test_answers_that_came_in_one_piece_are_no_stream():
+    """Where no request had its tokens apart, a proxy held them back and TTFT is the whole latency; one that streamed is enough."""
+    held = {"first": SOUND.last, "events": np.repeat(SOUND.last, 5)}
+    assert any("in one piece" in reason for reason in judge_validity(but(**held), WORKLOAD))
+    one = but(first=np.array([0.1, 0.5, 1.0, 1.0]), events=SOUND.events)
+    assert judge_validity(one, WORKLOAD) == ()
+    single = but(**held, output_tokens=np.ones(4, dtype=np.int64))
+    assert judge_validity(single, make_workload(num_prompts=4, output_len=1)) == ()
+
+
 def test_lag_is_judged_by_the_ttft():
     """With a TTFT of a second the client may be 10 ms late on average, and not more."""
     slow = {
