@@ -34,7 +34,7 @@ MEASUREMENTS = pytest.StashKey[list["Measurement"]]()
 WRITTEN = pytest.StashKey[Path | str]()
 """Where the results of the session are, or why they could not be written."""
 PAGE = pytest.StashKey[list[str]]()
-"""Where the HTML page is, and what is missing from it; or why it could not be written."""
+"""Where the HTML page is, and what is missing from it; and why page, history or job summary could not be written."""
 
 WAITING = pytest.StashKey[set[str]]()
 """Tests of a server that have not run yet."""
@@ -235,28 +235,31 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         config.stash[WRITTEN] = write_results(directory, results)
         if config.stash[COLLECTOR].recorded:
             suite.fit_noise(directory)
-        _remember(config, suite.work, results)
     except PerfgateError as error:
         config.stash[WRITTEN] = str(error)
+    # None of what follows depends on the others, and none of it changes a verdict.
+    config.stash[PAGE] = _remember(config, suite.work, results)
     page = config.getoption("--perfgate-html")
     if page is not None:
-        config.stash[PAGE] = _write_page(page, results, suite.options.baselines)
+        config.stash[PAGE] += _write_page(page, results, suite.options.baselines)
     summary = os.environ.get("GITHUB_STEP_SUMMARY")
     if summary:
-        with Path(summary).open("a", encoding="utf-8") as file:
-            file.write(github.step_summary(results))
+        try:
+            with Path(summary).open("a", encoding="utf-8") as file:
+                file.write(github.step_summary(results))
+        except OSError as error:
+            config.stash[PAGE].append(f"{summary}: the job summary cannot be written: {error.strerror}")
 
 
-def _remember(config: pytest.Config, work: Path, results: SessionResults) -> None:
+def _remember(config: pytest.Config, work: Path, results: SessionResults) -> list[str]:
     """Appends the session to the history; a history that cannot be written is a line at the end and changes no verdict."""
     from perfgate.history import remember
 
     location = config.getoption("--perfgate-history")
     if location == "none":
-        return
+        return []
     warning = remember(location or str(work / "history.sqlite"), results)
-    if warning is not None:
-        config.stash[PAGE] = [*config.stash.get(PAGE, []), warning]
+    return [] if warning is None else [warning]
 
 
 def _write_page(path: Path, results: SessionResults, baselines: Path | None) -> list[str]:

@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:  # Jinja2 and the plots take a while to import, which no other
 HELP = "show a recorded session: terminal table, Markdown, JSON, GitHub annotations or one HTML file"
 FORMATS = ("terminal", "markdown", "json", "html", "github")
 _BY_SUFFIX = {".html": "html", ".htm": "html", ".md": "markdown", ".json": "json"}
+_REPORT = replace(RESULTS, word="report")
 _RESULTS = Path(".perfgate/results")
 _HISTORY = Path(".perfgate/history.sqlite")
 _BASELINES = (Path(".perfgate/baselines"), Path("baselines"))
@@ -82,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.output.resolve() == args.results.resolve():
         raise InputError(f"{args.output}: is the results file itself", remedy="Give another name with -o.")
-    write_atomically(args.output, text.encode("utf-8", errors="replace"), kind=RESULTS)
+    write_atomically(args.output, text.encode("utf-8", errors="replace"), kind=_REPORT)
     return 0
 
 
@@ -96,7 +98,7 @@ def write_html(path: Path, results: SessionResults, *, baselines: Sequence[Path]
         ResultsAccessError: the system refuses to write.
     """
     text, missing = html_report(results, baselines=baselines)
-    write_atomically(path, text.encode("utf-8", errors="replace"), kind=RESULTS)
+    write_atomically(path, text.encode("utf-8", errors="replace"), kind=_REPORT)
     return missing
 
 
