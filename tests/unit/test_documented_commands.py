@@ -21,7 +21,10 @@ from perfgate.errors import PerfgateError
 from perfgate.history import History
 from perfgate.records import Cell, SessionResults
 from perfgate.results import write_results
+from perfgate.selection import Request, select
 from perfgate.server import ServerSpec
+from perfgate.server.launch import ModelRef, docker_plan
+from perfgate.server.spec import DockerLauncher
 from perfgate.targets import GpuSpec, ModelSpec
 from perfgate.workload import WorkloadSpec
 
@@ -31,7 +34,7 @@ from report_data import session  # noqa: E402
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / ".github").glob("*.md"))]
 REGISTER = ROOT / "docs/commands.md"
-COMMAND = re.compile(r"(?:pytest|perfgate|make|pip|docker|git|python) \S")
+COMMAND = re.compile(r"(?:\.venv/bin/)?(?:pytest|perfgate|make|pip|docker|git|python3?) \S")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", flags=re.MULTILINE | re.DOTALL)
 SPECS = {
     "servers": ServerSpec,
@@ -179,7 +182,8 @@ def test_command_as_it_stands(
 
 
 @pytest.mark.parametrize(
-    "command", sorted({words for page in PAGES for words in commands(page) if words.startswith("pytest ")})
+    "command",
+    sorted({words for page in PAGES for words in commands(page) if "pytest " in words.split("-m")[0]}),
 )
 def test_pytest_takes_the_command(command: str, pytester: pytest.Pytester) -> None:
     """Pytest takes every option, and the GPU, model, servers and workloads that it names are entries."""
@@ -223,6 +227,26 @@ def test_the_action_in_five_lines_has_these_inputs() -> None:
     assert step["with"].keys() <= action["inputs"].keys()
     assert "/.github/actions/gate@" in step["uses"]
     assert len(body.splitlines()) == 5
+
+
+def test_the_docker_command_of_the_spark_is_the_one_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the page of the DGX Spark says is started for production-v2 is what the launcher makes of the shipped entry."""
+    monkeypatch.setenv("HOME", "/home/me")
+    ((_, body),) = [found for found in blocks("text") if found[0] == "dgx-spark.md"]
+    (target,) = select(Request(gpu="gb10", servers=["production-v2"], workloads=["chat"]))
+    assert isinstance(target.server.launcher, DockerLauncher)
+    plan = docker_plan(
+        target.server,
+        target.server.launcher,
+        model=ModelRef(name=target.model.name, path=str(target.model.id)),
+        port=8000,
+        served_name="NAME",
+        boot_id="BOOT",
+        log=Path("log"),
+        gpu_ids=None,
+        extra_env={},
+    )
+    assert shlex.split(body.replace("~", "/home/me")) == plan.argv
 
 
 def test_the_python_example_runs(
