@@ -89,3 +89,35 @@ def test_a_message_without_a_remedy_is_on_the_page() -> None:
             if pieces(message) and not any(says(message, known) for known in listed()):
                 missing.append(f"{file.relative_to(SOURCE)}:{call.lineno}: {message}")
     assert missing == []
+
+
+REASONS = ("client/validity.py", "environment/probe.py", "baseline/comparable.py")
+"""Modules whose sentences are the reasons of INVALID and INCOMPARABLE."""
+
+
+def sentences(file: Path) -> Iterator[str]:
+    """The texts of a module that are put together from words and values, or that are in a list of reasons."""
+
+    def walk(node: ast.AST) -> Iterator[str]:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.Raise) or (
+                isinstance(child, ast.Expr) and isinstance(child.value, ast.Constant)
+            ):
+                continue
+            if isinstance(child, ast.JoinedStr | ast.Constant):
+                yield text_of(child)
+            else:
+                yield from walk(child)
+
+    for text in walk(ast.parse(file.read_text(encoding="utf-8"))):
+        # A sentence; a shorter text, or one that begins with a blank or in the middle, is a part of one.
+        if len(text.split()) > 4 and not text.startswith((" ", "\n", "at most ", "of ")):
+            yield text
+
+
+@pytest.mark.parametrize("module", REASONS)
+def test_every_reason_is_on_the_page(module: str) -> None:
+    """Each sentence that makes a measurement unbelievable or incomparable is on the page."""
+    found = list(sentences(SOURCE / module))
+    assert len(found) > 2
+    assert [text for text in found if not any(says(text, known) for known in listed())] == []
