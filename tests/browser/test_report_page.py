@@ -2,12 +2,14 @@
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import numpy as np
 import pytest
 from report_data import START, Example, bare, session
+from test_report_findings import FOUND
 
 from perfgate.records import Outcome
 from perfgate.report import html
@@ -41,8 +43,9 @@ def page_of(example: Example) -> str:
 
 @pytest.fixture(scope="module")
 def ordinary() -> str:
-    """One cell of every outcome."""
-    return page_of(session())
+    """One cell of every outcome, and what claims, a sweep and a change of a kernel came to."""
+    example = session()
+    return page_of(replace(example, results=example.results.model_copy(update={"findings": FOUND})))
 
 
 @pytest.fixture(scope="module")
