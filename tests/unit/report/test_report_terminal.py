@@ -1,5 +1,6 @@
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 from report_data import HOSTILE, mixed, session, verdict
@@ -174,3 +175,36 @@ def test_summary_counts_worst_first() -> None:
     """The summary counts each outcome in words."""
     two = [verdict(), verdict(), verdict(Outcome.NO_BASELINE), verdict(Outcome.REGRESSION)]
     assert terminal.summary_line(two) == "4 cells: 1 regression, 1 no baseline, 2 pass"
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/reports.md"])
+def test_the_documented_table_is_what_is_printed(page: str) -> None:
+    """The example in the documents is the table of such a verdict, to the letter."""
+    file = Path(__file__).parents[3] / page
+    if not file.exists():
+        pytest.skip("the tests run outside the repository")
+    cell = Cell(gpu="gb10", model="qwen3.5-35b-a3b-fp8", server="production-v2", workload="chat")
+    reason = "mean TTFT slower by +11.7% (+9.1% to +14.3%, 5 boots against 5), tolerance 3%"
+    made = verdict(
+        Outcome.REGRESSION,
+        cell=cell,
+        measured={
+            "mean_ttft_ms": (719, 803),
+            "mean_tpot_ms": (24.1, 24.3),
+            "output_throughput": (148.2, 146.9),
+        },
+    )
+    metrics = tuple(
+        m.model_copy(
+            update={
+                "reason": reason if m.metric == "mean_ttft_ms" else "",
+                "lower": (m.change or 0) - 0.026,
+                "upper": (m.change or 0) + 0.026,
+            }
+        )
+        for m in made.metrics
+    )
+    advice = "If the change is meant, record it with --update-baselines and say why in the commit."
+    shown = made.model_copy(update={"metrics": metrics, "reason": reason, "next_step": advice})
+    table = terminal.table([shown], width=100, colour=False)
+    assert f"```\n{table}\n```" in file.read_text(encoding="utf-8")
