@@ -149,6 +149,24 @@ def test_stubborn_server_is_killed_after_its_grace(spec, model, tmp_path, boot_i
     assert not tagged_processes(boot_id)
 
 
+@pytest.mark.parametrize("moment", ["tree", "_ask_and_wait"])
+def test_ctrl_c_in_the_middle_of_a_stop_leaves_nothing(spec, model, tmp_path, boot_id, monkeypatch, moment):
+    """An interrupt while the server is being stopped ends it at once: no process, and no supervisor that nobody waits for."""
+
+    def interrupted(*_arguments, **_more):
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    context = boot(spec(), model=model, log_dir=tmp_path, boot_id=boot_id)
+    process = context.__enter__().process
+    watch = process._warden
+    monkeypatch.setattr(process, moment, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        context.__exit__(None, None, None)
+    assert watch.returncode is not None
+    assert tagged_processes(boot_id) == ()
+
+
 def test_stop_twice_is_one_stop(spec, model, tmp_path, boot_id):
     """Stopping again, inside the context and at its end, does nothing."""
     with boot(spec(), model=model, log_dir=tmp_path, boot_id=boot_id) as server:

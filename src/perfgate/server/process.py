@@ -200,16 +200,17 @@ class ServerProcess:
             if self._ending:
                 return
             self._ending = True
-            self.tree()
             try:
+                self.tree()
                 self._ask_and_wait(grace)
             finally:
+                # Also when Ctrl-C cuts the waiting short: nobody calls this a second time.
                 self._end_warden()
-            event = self._stopped or {}
-            self._stopped = event
-            self.killed = tuple(event.get("killed", ()))
-            survivors = self._sweep()
-            self._warden = None
+                event = self._stopped or {}
+                self._stopped = event
+                self.killed = tuple(event.get("killed", ()))
+                survivors = self._sweep()
+                self._warden = None
         if survivors:
             raise StopError(
                 f"server {self.plan.boot_id}: still there after SIGKILL: {'; '.join(survivors)}",
