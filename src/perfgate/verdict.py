@@ -24,6 +24,7 @@ from perfgate.records import (
 from perfgate.statistics.interval import Prior, compare
 from perfgate.statistics.judgement import Judgement, judge
 from perfgate.statistics.procedure import Question, Screen
+from perfgate.tails import replication_notes, with_bound
 
 MIN_BOOTS = 2
 DECLARED_DF = 4
@@ -202,8 +203,10 @@ def judge_cell(
                 margin=(margins or {}).get(metric.name),
                 tolerance=(tolerances or {}).get(metric.name),
             )
-            verdicts.append(judge_metric(metric, base, new, asked=asked))
-    return whole(now.cell, verdicts, baseline_file, notes)
+            found = judge_metric(metric, base, new, asked=asked)
+            verdicts.append(with_bound(metric, found, now.boots) if metric.advisory else found)
+    advisory = [metric.name for metric in METRICS.values() if metric.advisory]
+    return whole(now.cell, verdicts, baseline_file, (*notes, *replication_notes(verdicts, advisory)))
 
 
 def no_baseline(cell: Cell, reason: str, remedy: str, *, file: str | None = None) -> CellVerdict:
