@@ -8,6 +8,8 @@ History of the schema number: that of `perfgate.records`.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ from typing import Any, Literal
 
 from pydantic import AwareDatetime, ConfigDict, Field
 
+from perfgate.baseline.comparable import NOT_THE_WORK
 from perfgate.documents import Kind, decode, encode, read_bytes, write_atomically
 from perfgate.errors import (
     NoiseAccessError,
@@ -26,7 +29,16 @@ from perfgate.errors import (
     NoiseSchemaError,
 )
 from perfgate.metrics import METRICS
-from perfgate.records import BootRecord, Fingerprint, Name, NonNegative, Record, SessionResults, replicates
+from perfgate.records import (
+    BootRecord,
+    Fingerprint,
+    Measurement,
+    Name,
+    NonNegative,
+    Record,
+    SessionResults,
+    replicates,
+)
 from perfgate.statistics.components import ReplicateNoise, fit_replicates, fit_runs, pad
 from perfgate.statistics.interval import Drift, Prior
 from perfgate.statistics.mixture import two_states
@@ -58,6 +70,12 @@ class StatesRecord(Record):
     upper_share: float = Field(ge=0, le=1)
     boots: int
     p_value: NonNegative
+
+    def __str__(self) -> str:
+        return (
+            f"two states: {self.metric} of {self.cell}: {self.upper_share:.0%} of {self.boots} boots lie "
+            f"{self.gap:.1%} above the others (p = {self.p_value:.2g})"
+        )
 
 
 class NoiseClass(Record):
@@ -144,6 +162,14 @@ class NoiseModel(Record):
         return next((one for one in self.classes if one.metric == metric and one.concurrency == wanted), None)
 
 
+def usable(noise: NoiseModel | None, hardware: Sequence[str]) -> tuple[NoiseModel | None, tuple[str, ...]]:
+    """The model if it is of this hardware, or else why it is not used, as notes of a verdict."""
+    if noise is None or tuple(noise.hardware) == tuple(hardware):
+        return noise, ()
+    names = f"{' '.join(noise.hardware)}, not of {' '.join(hardware)}"
+    return None, (f"the noise model is of other hardware ({names}) and was not used",)
+
+
 def concurrency_class(workload: Mapping[str, Any]) -> str:
     """``"1"``, ``"2-4"``, ``"5-16"``, ``"17-64"``, ``"65+"`` streams of a closed loop, or ``"open"``."""
     streams = workload.get("concurrency")
@@ -174,8 +200,9 @@ class Recorded:
 def recorded(sessions: Iterable[SessionResults], gpu: str) -> dict[tuple[str, str], list[Recorded]]:
     """Replicates of one GPU by metric and concurrency class.
 
-    A cell is here what must not differ for two sessions to measure the same thing: server, workload, model, and the software of
-    the fingerprint. A boot that is in several files (merged results) counts once. Void boots and invalid runs never count.
+    A cell is here what must not differ for two sessions to measure the same thing: server, workload and model with what was asked
+    of them, and the software of the fingerprint. A boot that is in several files (merged results) counts once; void boots and
+    invalid runs never count.
     """
     found: dict[tuple[str, str], list[Recorded]] = {}
     seen: set[tuple[str, str]] = set()
@@ -185,7 +212,7 @@ def recorded(sessions: Iterable[SessionResults], gpu: str) -> dict[tuple[str, st
                 continue
             fresh = tuple(boot for boot in measurement.boots if (str(measurement.cell), boot.id) not in seen)
             seen.update((str(measurement.cell), boot.id) for boot in fresh)
-            name = f"{measurement.cell}@{_software(measurement.fingerprint)}"
+            name = f"{measurement.cell}@{_software(measurement.fingerprint)},{_asked(measurement)}"
             for metric in METRICS:
                 boots = _logarithms(fresh, metric)
                 if boots:
@@ -332,6 +359,14 @@ def _software(fingerprint: Fingerprint) -> str:
         fingerprint.settings_hash,
     )
     return ",".join(part or "?" for part in parts)
+
+
+def _asked(measurement: Measurement) -> str:
+    """Digest of flags, variables and work: an entry that was changed, or had settings on top, is another cell and no drift."""
+    server = measurement.server
+    work = {name: value for name, value in measurement.workload.items() if name not in NOT_THE_WORK}
+    asked = [server.get("args"), server.get("env"), work]
+    return hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
 def _session_variances(noise: ReplicateNoise) -> tuple[float | None, float | None]:

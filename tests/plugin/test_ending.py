@@ -64,3 +64,33 @@ def test_sigterm_ends_the_session_like_ctrl_c(project):
     assert suite.returncode == pytest.ExitCode.INTERRUPTED, output
     assert "SIGTERM" in output
     assert not [server for server in servers if server.is_running()]
+
+
+def test_ctrl_c_in_an_ab_keeps_the_boots_that_were_made(project):
+    """After Ctrl-C in the second pair both boots of the first are in the results, each on its side, and no server is left."""
+    command = [sys.executable, "-m", "pytest", "-m", "serving", "-p", "no:cacheprovider"]
+    suite = subprocess.Popen(
+        [*command, "--server", "slow", "--against-server", "fake"],
+        cwd=project.path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert suite.stdout is not None
+    said = ""
+    for line in suite.stdout:
+        said += line
+        if "slow: a pair takes about" in line:
+            break
+    deadline = time.monotonic() + 60
+    while not (servers := vllm_below(suite.pid)):
+        assert suite.poll() is None, said
+        assert time.monotonic() < deadline
+    suite.send_signal(signal.SIGINT)
+    output, _ = suite.communicate(timeout=60)
+    assert suite.returncode == pytest.ExitCode.INTERRUPTED, said + output
+    assert not [server for server in servers if server.is_running()]
+    old, new = project.session()["measurements"]
+    assert (old["side"], old["server"]["name"], len(old["boots"])) == ("old", "fake", 1)
+    assert (new.get("side", "now"), new["server"]["name"], len(new["boots"])) == ("now", "slow", 1)
+    assert old["boots"][0]["runs"][0]["metrics"]["mean_tpot_ms"] > 0

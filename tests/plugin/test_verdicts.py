@@ -1,6 +1,9 @@
 """From the command line to the exit status, on a fake vLLM whose truth is known."""
 
 import json
+import platform
+import sys
+from pathlib import Path
 
 
 def test_without_baseline_fails_and_says_how_to_record(project):
@@ -115,7 +118,12 @@ def test_without_noise_model_a_slowdown_is_inconclusive(recorded):
 def test_a_regression_rests_on_fresh_interleaved_pairs(recorded):
     """What the screen suspects is confirmed on boots of both sides that the screen did not use, and the plan is printed first."""
     result = recorded.pytest("--vllm-arg=--fake-tpot-ms=6")
-    result.stdout.fnmatch_lines(["*confirming fake: 3 interleaved pairs, 6 boots*"])
+    result.stdout.fnmatch_lines(
+        [
+            "*screening fake: 3 boots, 3 runs, about * s; shows a slowdown of mean TTFT +*% with 80% power; *",
+            "*confirming fake: 3 interleaved pairs, 6 boots, 6 runs, about * s; shows a slowdown of mean TPOT +*% *",
+        ]
+    )
     screen, old, new = recorded.session()["measurements"]
     ids = [{boot["id"] for boot in measurement["boots"]} for measurement in (screen, old, new)]
     assert [len(found) for found in ids] == [3, 3, 3]
@@ -127,7 +135,7 @@ def test_a_regression_rests_on_fresh_interleaved_pairs(recorded):
 
 
 def test_no_time_to_confirm_stays_suspect(recorded):
-    """With --max-minutes too small for one pair nothing is convicted: SUSPECT, skipped, failing only when strict."""
+    """With --max-minutes too small for two pairs nothing is convicted: SUSPECT, skipped, failing only when strict."""
     arguments = ("--vllm-arg=--fake-tpot-ms=6", "--max-minutes", "0.001")
     result = recorded.pytest(*arguments)
     result.assert_outcomes(skipped=1)
@@ -159,11 +167,31 @@ def test_ab_of_a_server_with_itself_is_no_regression(project):
     assert result.parseoutcomes().get("failed", 0) == 0
 
 
-def test_ab_against_a_missing_python_is_a_message(project):
-    """--against with a path that does not exist fails with what to give, and boots nothing."""
-    result = project.pytest("--against", "/no/such/python")
-    result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["*/no/such/python: no such file*"])
+def program(path: Path, words: str) -> str:
+    path.write_text(f"#!/bin/sh\n{words}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_another_side_that_is_not_there_is_refused_before_anything_boots(project):
+    """A Python that is missing, broken or without vLLM, an image that is not here and an unknown server are named with what to do."""
+    broken = program(project.path / "broken", "exit 3")
+    empty = program(project.path / "empty", f'exec {sys._base_executable} -I "$@"')
+    docker = program(project.path / "docker", "exit 1")
+    toml = project.path / "perfgate.toml"
+    launcher = f'launcher = {{ kind = "docker", image = "vllm:new", docker = "{docker}" }}'
+    toml.write_text(f'{toml.read_text()}\n[servers.boxed]\nextends = "fake"\n{launcher}\n')
+    for arguments, words in (
+        (("--against", "/no/such/python"), "--against /no/such/python: no such program Give the Python"),
+        (("--against", broken), f"other side of 'fake': {broken} does not say what is installed"),
+        (("--against", empty), f"{empty} (Python {platform.python_version()}) has no vLLM Give the Python"),
+        (
+            ("--server", "boxed", "--against", "vllm:old"),
+            f"image vllm:old is not on this machine, or {docker} does",
+        ),
+        (("--against-server", "fakee"), "fake"),
+    ):
+        assert words in project.refused(*arguments)
     assert not list((project.path / ".perfgate").rglob("*.log"))
 
 

@@ -216,3 +216,107 @@ def test_json_carries_interval_and_outcome(files, capsys):
     (verdict,) = json.loads(shown.out)
     assert verdict["metrics"][0]["lower"] < verdict["metrics"][0]["change"] < verdict["metrics"][0]["upper"]
     assert status in (0, 3)
+
+
+@pytest.fixture
+def tree(files):
+    """A folder of baselines of two servers with their noise model, and a session that measured both, the second 30% slower."""
+    for server in ("s", "t"):
+        folder = files.folder / "baselines/gb10/m" / server
+        folder.mkdir(parents=True)
+        Path(files.baseline(100, 101, 99, 100, 100, server=server)).rename(folder / "w.json")
+    Path(files.noise()).rename(files.folder / "baselines/gb10/noise.json")
+    results = files.folder / "results"
+    results.mkdir()
+    first, second = (
+        SessionResults.model_validate_json(Path(files.result(*ttft, server=server, name=server)).read_text())
+        for server, ttft in (("s", (100, 100, 101)), ("t", (130, 131, 129)))
+    )
+    both = first.model_copy(update={"measurements": (*first.measurements, *second.measurements)})
+    write_file(results / "20260101T000000Z-s.json", both)
+    return files
+
+
+@pytest.mark.parametrize(
+    ("folder", "cells"),
+    [("baselines", ["s", "t"]), ("baselines/gb10/m/t", ["t"]), ("baselines/gb10", ["s", "t"])],
+)
+def test_a_folder_of_baselines_is_compared_cell_by_cell(tree, capsys, folder, cells):
+    """Every cell that both sides have is judged against its own file, with the noise model of the folder, at whatever level it is given."""
+    status, shown = compare(folder, "results", "--format", "json", capsys=capsys)
+    found = json.loads(shown.out)
+    assert [verdict["cell"]["server"] for verdict in found] == cells
+    for verdict in found:
+        server = verdict["cell"]["server"]
+        assert verdict["outcome"] == {"s": "PASS", "t": "SUSPECT"}[server]
+        assert verdict["baseline_file"].endswith(f"{server}/w.json")
+    assert status == 3
+
+
+def test_a_folder_with_nothing_in_it_is_a_message(files, capsys):
+    """An empty folder exits 2 and says which folders are meant."""
+    (files.folder / "empty").mkdir()
+    status, shown = compare("empty", files.result(100), capsys=capsys)
+    assert status == 2
+    assert "empty: no baseline and no results file in this folder" in shown.err
+
+
+def test_a_broken_baseline_in_a_folder_is_named(tree, capsys):
+    """A baseline that cannot be read is never left out of the comparison."""
+    (tree.folder / "baselines/gb10/m/t/w.json").write_text("{")
+    status, shown = compare("baselines", "results", capsys=capsys)
+    assert status == 2
+    assert "t/w.json" in shown.err
+
+
+def test_margins_and_tolerances_are_those_of_the_entries(files, capsys):
+    """As in the suite: a GPU entry's margin and tolerance hold, and the workload's margin over it."""
+    (files.folder / "perfgate.toml").write_text(
+        "[gpus.gb10.margins]\nmean_ttft_ms = 0.5\n[gpus.gb10.tolerances]\nmean_ttft_ms = 0.4\n"
+    )
+    arguments = (files.baseline(100, 101, 99), files.result(130, 131, 129), "--noise", files.noise())
+    status, shown = compare(*arguments, "--format", "json", capsys=capsys)
+    assert status == 0
+    (metric,) = json.loads(shown.out)[0]["metrics"]
+    assert (metric["margin"], metric["tolerance"]) == (0.5, 0.4)
+    (files.folder / "other.toml").write_text("[gpus.gb10.margins]\nmean_ttft_ms = 0.2\n")
+    status, _ = compare(*arguments, "--perfgate-config", "other.toml", capsys=capsys)
+    assert status == 3
+    status, shown = compare(*arguments, "--perfgate-config", "none.toml", capsys=capsys)
+    assert status == 2
+    assert "none.toml: no such file" in shown.err
+
+
+def test_a_noise_model_of_other_hardware_is_not_used(files, capsys):
+    """As in the suite: the model of another card lends nothing, and the verdict says so."""
+    other = Fingerprint(gpu_name="NVIDIA GB10", gpu_count=2)
+    status, shown = compare(
+        files.result(100, 101, machine=other, name="old"),
+        files.result(130, 131, machine=other),
+        *("--noise", files.noise(), "--verbose"),
+        capsys=capsys,
+    )
+    assert status == 3
+    assert "INCONCLUSIVE" in shown.out
+    assert "noise model is of other hardware" in " ".join(shown.out.split())
+
+
+def test_the_results_of_an_ab_are_judged_again(files, capsys):
+    """Given twice with --interleaved, a session's A/B is judged by its own two sides, not by the screen before it."""
+    screen, old, new = (
+        SessionResults.model_validate_json(Path(files.result(*ttft, name=name)).read_text())
+        for name, ttft in (
+            ("screen", (100, 100, 100)),
+            ("old", (100, 101, 99, 100, 100)),
+            ("new", (120, 121, 119, 120, 121)),
+        )
+    )
+    sides = (
+        *screen.measurements,
+        *(one.model_copy(update={"side": "old"}) for one in old.measurements),
+        *new.measurements,
+    )
+    write_file(files.folder / "ab.json", screen.model_copy(update={"measurements": sides}))
+    status, shown = compare("ab.json", "ab.json", "--interleaved", "--noise", files.noise(), capsys=capsys)
+    assert status == 1
+    assert "+20" in shown.out

@@ -35,14 +35,16 @@ def _session(
     vllm: str = "0.25.1",
     gpu_name: str = "NVIDIA GB10",
     concurrency: int = 4,
+    args: dict[str, object] | None = None,
+    work: dict[str, object] | None = None,
 ) -> SessionResults:
     """A session of one measurement a cell; values are logarithms of a mean TTFT."""
     measurements = tuple(
         Measurement(
             cell=Cell(gpu="gb10", model="m", server=server, workload="prefill"),
             fingerprint=Fingerprint(gpu_name=gpu_name, gpu_count=1, vllm=vllm),
-            server={},
-            workload={"concurrency": concurrency},
+            server={"args": args or {}},
+            workload={"concurrency": concurrency, **(work or {})},
             boots=tuple(
                 BootRecord(
                     id=f"{server}-{number}-{position}",
@@ -135,6 +137,24 @@ def test_another_version_is_another_cell() -> None:
         for number in range(3)
     ]
     one = _fit([*old, *slow]).classes[0]
+    assert one.cells == 16
+    assert one.session_variance is not None
+    assert math.sqrt(one.session_variance) < 0.01
+
+
+@pytest.mark.parametrize("changed", [{"args": {"max-num-seqs": 1}}, {"work": {"input_len": 8192}}])
+def test_another_setting_is_another_cell(changed: dict[str, dict[str, object]]) -> None:
+    """Sessions with a flag on top, or of a workload that was redefined, are no drift of the entry they are named after."""
+    rng = np.random.default_rng(2)
+    slow = [
+        _session(
+            10 + number,
+            {f"server{cell}": (0.5 + 0.02 * rng.standard_normal((4, 3))).tolist() for cell in range(8)},
+            **changed,  # type: ignore[arg-type]
+        )
+        for number in range(3)
+    ]
+    one = _fit([*_simulated(sessions=3, tau=0.0), *slow]).classes[0]
     assert one.cells == 16
     assert one.session_variance is not None
     assert math.sqrt(one.session_variance) < 0.01

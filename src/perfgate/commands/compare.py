@@ -12,11 +12,9 @@ from pathlib import Path
 
 import perfgate
 from perfgate.baseline import comparable, workload_differences
-from perfgate.baseline.document import BASELINE, decode_baseline
-from perfgate.documents import read_bytes
-from perfgate.errors import InputError, NoiseMissingError
+from perfgate.errors import NoiseMissingError
 from perfgate.metrics import METRICS
-from perfgate.noise import FILE_NAME, NoiseModel, noise_path, read_noise
+from perfgate.noise import FILE_NAME, NoiseModel, noise_path, read_noise, usable
 from perfgate.records import (
     Baseline,
     CellVerdict,
@@ -27,8 +25,8 @@ from perfgate.records import (
     SessionResults,
 )
 from perfgate.report import github, markdown, terminal
-from perfgate.results import read_results
 from perfgate.statistics.procedure import Confirmation
+from perfgate.stored import Limits, Stored, cell_names, read_stored
 from perfgate.verdict import boot_means, invalid, invalidity, judge_cell, metric_verdict, question, whole
 
 HELP = (
@@ -43,13 +41,24 @@ EXIT_UNDECIDED = 3
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Two files, and how they were measured."""
     parser.add_argument(
-        "baseline", type=Path, help="a baseline file, a results file, or a folder of results (its newest)"
+        "baseline",
+        type=Path,
+        help="a baseline file, a folder of baselines, a results file, or a folder of results (its newest)",
     )
     parser.add_argument("result", type=Path, help="likewise; what is judged")
     parser.add_argument(
         "--interleaved",
         action="store_true",
-        help="both were measured in turn in one session (A B B A …), so that fresh pairs are judged and may convict",
+        help="both were measured in turn in one session (A B B A …), so that fresh pairs are judged and may convict; "
+        "with the results file of an A/B given twice, its two sides",
+    )
+    parser.add_argument(
+        "--perfgate-config",
+        action="append",
+        type=Path,
+        default=[],
+        metavar="FILE",
+        help="margins and tolerances of the GPU and workload entries there (default: ./perfgate.toml)",
     )
     parser.add_argument(
         "--noise", type=Path, metavar="FILE", help=f"noise model (default: {FILE_NAME} of the baseline's GPU)"
@@ -64,42 +73,53 @@ def run(options: argparse.Namespace) -> int:
     Returns:
         the worst verdict's status: 0 pass or improvement, 1 regression, 2 invalid, 3 inconclusive or nothing comparable.
     """
-    old, new = _measurements(options.baseline), _measurements(options.result)
-    pairs = _pairs(old, new)
+    old = read_stored(options.baseline, side="old" if options.interleaved else None)
+    new = read_stored(options.result, side="now" if options.interleaved else None)
+    pairs = _pairs(old, [one.measurement for one in new])
     if not pairs:
         sys.stderr.write(
-            f"nothing comparable: {options.baseline} has {_cells(old)}, {options.result} has {_cells(new)}\n"
+            f"nothing comparable: {options.baseline} has {cell_names(old)}, {options.result} has {cell_names(new)}\n"
         )
         return EXIT_UNDECIDED
-    noise = _noise(options.noise, options.baseline, pairs[0][1].cell.gpu)
-    if options.interleaved:
-        verdicts = judge_interleaved(pairs, noise)
-    else:
-        verdicts = [_judge(before, now, noise, options.baseline) for before, now in pairs]
+    limits = Limits.load(options.perfgate_config)
+    verdicts: list[CellVerdict] = []
+    for gpu in dict.fromkeys(now.cell.gpu for _, now in pairs):
+        noise = _noise(options.noise, options.baseline, gpu)
+        of_gpu = [(before, now) for before, now in pairs if now.cell.gpu == gpu]
+        if options.interleaved:
+            sides = [(before.measurement, now) for before, now in of_gpu]
+            verdicts += judge_interleaved(sides, noise, limits)
+        else:
+            verdicts += [_judge(before, now, noise, limits) for before, now in of_gpu]
     sys.stdout.write(_shown(verdicts, options, [now for _, now in pairs]))
     worst = min(verdicts, key=lambda verdict: verdict.outcome.severity)
     return EXIT.get(worst.outcome, EXIT_UNDECIDED)
 
 
 def judge_interleaved(
-    pairs: Sequence[tuple[Measurement, Measurement]], noise: NoiseModel | None
+    pairs: Sequence[tuple[Measurement, Measurement]], noise: NoiseModel | None, limits: Limits
 ) -> list[CellVerdict]:
     """Judges pairs that were measured in turn: one family, fresh data, session drift on both sides alike.
 
     Args:
         pairs: old and new measurement of each cell.
         noise: the GPU's model; without one a metric fails by the variance of its own boots.
+        limits: margins and tolerances of a cell.
     """
     asked, measured = {}, {}
+    notes: dict[str, tuple[str, ...]] = {}
     for before, now in pairs:
+        known, notes[str(now.cell)] = usable(noise, now.fingerprint.hardware())
         for metric in METRICS.values():
             base, new = before.replicates(metric.name), now.replicates(metric.name)
             if metric.primary and base and new:
                 one = question(
                     now.cell,
                     metric,
-                    noise=noise.find(metric.name, now.workload) if noise is not None else None,
+                    noise=known.find(metric.name, now.workload) if known is not None else None,
                     runs=min(map(len, new)),
+                    margin=limits.margins(now).get(metric.name),
+                    tolerance=limits.tolerances(now).get(metric.name),
                 )
                 asked[one.key] = one
                 measured[one.key] = boot_means(base), boot_means(new)
@@ -120,71 +140,47 @@ def judge_interleaved(
             for cell, name in asked
             if cell == str(now.cell)
         ]
-        verdicts.append(whole(now.cell, found, None, ()))
+        verdicts.append(whole(now.cell, found, None, notes[str(now.cell)]))
     return verdicts
 
 
-def _judge(before: Measurement, now: Measurement, noise: NoiseModel | None, file: Path) -> CellVerdict:
+def _judge(before: Stored, now: Measurement, noise: NoiseModel | None, limits: Limits) -> CellVerdict:
+    reference = before.measurement
     reasons = [
-        *comparable(before.fingerprint, now.fingerprint),
-        *workload_differences(before.workload, now.workload),
+        *comparable(reference.fingerprint, now.fingerprint),
+        *workload_differences(reference.workload, now.workload),
     ]
-    reason = invalidity(before.boots)
+    reason = invalidity(reference.boots)
     if reason is not None:
         return invalid(now.cell, f"the reference: {reason}")
     baseline = Baseline(
-        cell=before.cell,
-        provenance=Provenance(by="perfgate compare", source=str(file)),
-        fingerprint=before.fingerprint,
-        server=before.server,
-        workload=before.workload,
+        cell=reference.cell,
+        provenance=Provenance(by="perfgate compare", source=str(before.file)),
+        fingerprint=reference.fingerprint,
+        server=reference.server,
+        workload=reference.workload,
         boots=tuple(
-            boot.model_copy(update={"runs": boot.valid_runs()}) for boot in before.boots if boot.valid_runs()
+            boot.model_copy(update={"runs": boot.valid_runs()})
+            for boot in reference.boots
+            if boot.valid_runs()
         ),
     )
-    return judge_cell(baseline, now, incomparable=reasons, noise=noise, baseline_file=str(file))
-
-
-def _measurements(path: Path) -> tuple[Measurement, ...]:
-    """The measurements of a baseline file, a results file, or a folder's newest results file."""
-    if path.is_dir():
-        return _present(read_results(path))
-    try:
-        content = read_bytes(path, kind=BASELINE)
-    except FileNotFoundError:
-        raise InputError(
-            f"{path}: no such file", remedy="Give a baseline or results file that exists."
-        ) from None
-    try:
-        document = json.loads(content)
-    except ValueError:
-        document = None
-    if isinstance(document, dict) and "session" in document:
-        return _present(read_results(path))
-    baseline = decode_baseline(content, source=str(path))
-    return (
-        Measurement(
-            cell=baseline.cell,
-            fingerprint=baseline.fingerprint,
-            server=baseline.server,
-            workload=baseline.workload,
-            boots=baseline.boots,
-        ),
+    known, notes = usable(noise, now.fingerprint.hardware())
+    return judge_cell(
+        baseline,
+        now,
+        incomparable=reasons,
+        noise=known,
+        margins=limits.margins(now),
+        tolerances=limits.tolerances(now),
+        baseline_file=str(before.file),
+        notes=notes,
     )
 
 
-def _present(results: SessionResults) -> tuple[Measurement, ...]:
-    """What was judged in a session, the old sides of its A/Bs left out; of several stages of a cell the first, its screen."""
-    first: dict[str, Measurement] = {}
-    for measurement in results.measurements:
-        if measurement.side == "now":
-            first.setdefault(str(measurement.cell), measurement)
-    return tuple(first.values())
-
-
-def _pairs(old: Sequence[Measurement], new: Sequence[Measurement]) -> list[tuple[Measurement, Measurement]]:
+def _pairs(old: Sequence[Stored], new: Sequence[Measurement]) -> list[tuple[Stored, Measurement]]:
     """Measurements of the same cell; where no cell is common, of the same workload on the same GPU and model, if that is unique."""
-    by_cell = {before.cell: before for before in old}
+    by_cell = {before.measurement.cell: before for before in old}
     same = [(by_cell[now.cell], now) for now in new if now.cell in by_cell]
     if same:
         return same
@@ -194,7 +190,7 @@ def _pairs(old: Sequence[Measurement], new: Sequence[Measurement]) -> list[tuple
 
     pairs = []
     for now in new:
-        matching = [before for before in old if work(before) == work(now)]
+        matching = [before for before in old if work(before.measurement) == work(now)]
         if len(matching) == 1 and sum(work(other) == work(now) for other in new) == 1:
             pairs.append((matching[0], now))
     return pairs
@@ -203,8 +199,9 @@ def _pairs(old: Sequence[Measurement], new: Sequence[Measurement]) -> list[tuple
 def _noise(given: Path | None, baseline: Path, gpu: str) -> NoiseModel | None:
     if given is not None:
         return read_noise(given)
-    beside = [parent / FILE_NAME for parent in baseline.resolve().parents if parent.name == gpu]
-    folders = [Path(".perfgate/baselines"), Path("baselines")]
+    here = baseline.resolve()
+    beside = [folder / FILE_NAME for folder in (here, *here.parents) if folder.name == gpu]
+    folders = [here, Path(".perfgate/baselines"), Path("baselines")]
     for candidate in (*beside, *(noise_path(folder, gpu) for folder in folders)):
         try:
             return read_noise(candidate)
@@ -237,8 +234,3 @@ def _shown(
         verbose=1 if options.verbose else 0,
     )
     return f"{table}\n{terminal.summary_line(verdicts)}\n"
-
-
-def _cells(measurements: Sequence[Measurement]) -> str:
-    names = sorted({str(measurement.cell) for measurement in measurements})
-    return ", ".join(names[:4]) + (", …" if len(names) > 4 else "") if names else "no measurement"

@@ -114,11 +114,7 @@ def table(model: NoiseModel) -> str:
         lines.append(
             "session –: no cell was measured in two sessions; record a second session to learn the drift."
         )
-    lines += [
-        f"two states: {state.metric} of {state.cell}: {state.upper_share:.0%} of {state.boots} boots lie "
-        f"{state.gap:.1%} above the others (p = {state.p_value:.2g})"
-        for state in model.two_states
-    ]
+    lines += map(str, model.two_states)
     return "\n".join(lines) + "\n"
 
 

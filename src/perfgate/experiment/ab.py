@@ -10,25 +10,29 @@ from perfgate.experiment.attribution_settings import differences
 from perfgate.experiment.bench import Bench, Made
 from perfgate.experiment.confirm import Measured, questions_of, verdicts_from
 from perfgate.experiment.gate import Settled
+from perfgate.experiment.options import SuiteOptions
+from perfgate.experiment.plans import FEWEST_PAIRS
 from perfgate.experiment.sides import against
 from perfgate.metrics import METRICS
-from perfgate.selection import Target
+from perfgate.selection import Catalogues, Target
 from perfgate.verdict import invalid, whole
 
 
 def compare(bench: Bench, cells: Sequence[Target], made: Made) -> None:
     """Boots both sides in turn and judges; ``made`` takes what comes out as it comes."""
     options = bench.options
-    old = [_old_side(bench, cell) for cell in cells]
+    old = [other_side(options, bench.catalogues, cell) for cell in cells]
     primary = [metric.name for metric in METRICS.values() if metric.primary and metric.of == "run"]
     asked = [question for cell in cells for question in questions_of(cell, bench.noise, primary)]
-    judged, fresh, _plan = bench.confirmer().interleaved(
+    judged, fresh = bench.confirmer().interleaved(
         old,
         cells,
         asked,
-        bench.budget(options.replicates or cells[0].gpu.replicates),
+        cost=bench.cost(cells),
+        allowance=bench.allowance(),
+        pairs=options.replicates or cells[0].gpu.replicates or cells[0].gpu.pairs,
         own_variance=True,
-        position=next(bench.positions),
+        position=bench.positions.take(),
         label=bench.session,
     )
     made.measurements.extend(fresh.all())
@@ -36,23 +40,28 @@ def compare(bench: Bench, cells: Sequence[Target], made: Made) -> None:
     for cell in cells:
         workload = cell.cell.workload
         reason = fresh.invalid(workload)
-        if reason is not None or not fresh.new:
-            settled = invalid(cell.cell, reason or "no time was left for a single pair (--max-minutes)")
+        if reason is not None or fresh.pairs < FEWEST_PAIRS:
+            cut = (
+                f"{fresh.pairs} pairs were measured, {FEWEST_PAIRS} are needed (--replicates, --max-minutes)"
+            )
+            settled = invalid(cell.cell, reason or cut)
         else:
-            note = f"A/B against {words}: {len(fresh.new[workload].boots)} interleaved pairs, baseline column = {words}"
+            note = f"A/B against {words}: {fresh.pairs} interleaved pairs, baseline column = {words}"
             settled = whole(cell.cell, verdicts_from(judged, fresh, cell, asked), None, (note,))
         made.settled[workload] = Settled(settled)
-    if options.attribute and fresh.new:
+    if options.attribute and fresh.pairs >= FEWEST_PAIRS:
         _attribute(bench, old, cells, fresh, made)
 
 
-def _old_side(bench: Bench, cell: Target) -> Target:
-    options = bench.options
+def other_side(options: SuiteOptions, catalogues: Catalogues, cell: Target) -> Target:
+    """What the cell is compared with.
+
+    Raises:
+        InputError: an unknown entry, no such Python, or a launcher that the option does not apply to.
+    """
     if options.attribute and not (options.against or options.against_server):
-        return attribution.entry(cell, options.request(cell.gpu.name), bench.catalogues)
-    old = against(
-        cell, environment=options.against, server=options.against_server, catalogues=bench.catalogues
-    )
+        return attribution.entry(cell, options.request(cell.gpu.name), catalogues)
+    old = against(cell, environment=options.against, server=options.against_server, catalogues=catalogues)
     if options.attribute and not options.against:
         differences(old.server, cell.server)
     return old

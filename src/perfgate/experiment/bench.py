@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
-import itertools
+import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from perfgate.errors import PerfgateError
-from perfgate.experiment.confirm import Budget, Confirmer
+from perfgate.errors import BaselineError, PerfgateError
+from perfgate.experiment.confirm import Confirmer
 from perfgate.experiment.gate import Gate, Settled
 from perfgate.experiment.lab import Lab
 from perfgate.experiment.options import SuiteOptions
+from perfgate.experiment.plans import Allowance, Cost, recorded_minutes
 from perfgate.noise import NoiseModel
-from perfgate.records import Measurement
+from perfgate.records import Baseline, Measurement
 from perfgate.selection import Catalogues, Target
+
+
+class Positions:
+    """Counts confirmations over all workers of a session, so that none of them spends another's share of the error.
+
+    Args:
+        worker: which of how many processes of the session this is.
+    """
+
+    def __init__(self, worker: tuple[int, int]) -> None:
+        index, self._step = worker
+        self.upcoming = index + 1
+        """The how-manieth confirmation of the session the next one is."""
+
+    def take(self) -> int:
+        """The position of a confirmation that is made now."""
+        self.upcoming += self._step
+        return self.upcoming - self._step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +49,7 @@ class Bench:
     gate: Gate
     noise: NoiseModel | None
     announce: Callable[[str], None]
-    positions: Iterator[int]
-    """The how-manieth confirmation of the session the next one is."""
+    positions: Positions
 
     @property
     def max_minutes(self) -> float:
@@ -42,13 +60,28 @@ class Bench:
         """Carries confirmations out."""
         return Confirmer(lab=self.lab, noise=self.noise, tell=self.announce)
 
-    def budget(self, pairs: int | None) -> Budget:
-        """What a confirmation may cost, as far as boots and runs took until now."""
-        return Budget(
-            boot_minutes=_mean(self.lab.boot_seconds) / 60,
-            run_minutes=_mean(self.lab.run_seconds) / 60,
-            pairs=pairs if pairs is not None else self.targets[0].gpu.pairs,
-            max_minutes=self.max_minutes,
+    def allowance(self) -> Allowance:
+        """The minutes of one server, beginning now."""
+        return Allowance(minutes=self.max_minutes)
+
+    def baselines(self, cells: Sequence[Target]) -> dict[str, Baseline]:
+        """The stored baselines of these cells by workload; those that cannot be read are not among them."""
+        found = {}
+        for cell in cells:
+            with contextlib.suppress(BaselineError):
+                found[cell.cell.workload] = self.gate.store.read(cell.cell).baseline
+        return found
+
+    def cost(self, cells: Sequence[Target]) -> Cost:
+        """What a boot with these cells takes: as measured in this session, or else as their baselines say."""
+        runs = sum(cell.workload.runs for cell in cells)
+        seconds = self.lab.replicate_seconds
+        if seconds:
+            return Cost(replicate=math.fsum(seconds) / len(seconds) / 60, runs=runs)
+        stored = self.baselines(cells)
+        known = len(stored) == len(cells)
+        return Cost(
+            replicate=recorded_minutes([one.boots for one in stored.values()]) if known else None, runs=runs
         )
 
 
@@ -59,17 +92,3 @@ class Made:
     settled: dict[str, Settled] = field(default_factory=dict)
     measurements: list[Measurement] = field(default_factory=list)
     error: PerfgateError | None = None
-
-
-def positions(worker: tuple[int, int]) -> Iterator[int]:
-    """Counts confirmations over all workers of a session, so that none of them spends another's share of the error.
-
-    Args:
-        worker: which of how many processes of the session this is.
-    """
-    index, count = worker
-    return itertools.count(index + 1, count)
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values) if values else 0.0

@@ -5,40 +5,30 @@ Data of the screen never enter. The plan is told before it starts.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from perfgate.experiment.gate import quoting_moved
-from perfgate.experiment.lab import Lab
+from perfgate.experiment.lab import GoOn, Lab
+from perfgate.experiment.plans import FEWEST_PAIRS, Allowance, Cost, duration, shows, size
 from perfgate.metrics import METRICS
 from perfgate.noise import NoiseModel
-from perfgate.records import Baseline, CellVerdict, Measurement, MetricVerdict, Outcome, replicates
+from perfgate.records import (
+    Baseline,
+    BootRecord,
+    CellVerdict,
+    Measurement,
+    MetricVerdict,
+    Outcome,
+    replicates,
+)
 from perfgate.selection import Target
 from perfgate.statistics.gate import Policy
 from perfgate.statistics.interval import Outcome as Said
 from perfgate.statistics.judgement import Judgement
 from perfgate.statistics.planning import abba
-from perfgate.statistics.procedure import Confirmation, Looks, Plan, Question
+from perfgate.statistics.procedure import Confirmation, Looks, Plan, Question, Screen
 from perfgate.verdict import boot_means, invalidity, metric_verdict, question, whole
-
-
-@dataclass(frozen=True, kw_only=True)
-class Budget:
-    """What a confirmation may cost, and what one boot and one run took so far."""
-
-    boot_minutes: float
-    run_minutes: float
-    pairs: int | None = None
-    max_minutes: float = math.inf
-
-
-@dataclass(frozen=True, kw_only=True)
-class Confirmed:
-    """A cell's verdict after fresh data, and the measurements it rests on."""
-
-    verdict: CellVerdict
-    measurements: tuple[Measurement, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,62 +41,159 @@ class Confirmer:
     """Told the plan, and what is going on, in words."""
     policy: Policy = field(default_factory=Policy)
 
+    def announce_screen(
+        self,
+        cells: Sequence[Target],
+        baselines: Mapping[str, Baseline],
+        *,
+        replicates: int,
+        cost: Cost,
+        position: int,
+    ) -> None:
+        """Tells what a screen will cost and what it can suspect, and what confirming all of it would cost and show.
+
+        Args:
+            cells: of one server.
+            baselines: by workload, of the cells that have one.
+            replicates: fresh boots.
+            cost: what a boot is expected to take.
+            position: which confirmation of the session this would be.
+        """
+        what = f"{cells[0].server.name}: {size(replicates, cost)}"
+        judged = [cell for cell in cells if cell.cell.workload in baselines]
+        if not judged:
+            self.tell(f"measuring {what}; there is no baseline to judge it against")
+            return
+        if self.noise is None:
+            self.tell(
+                f"screening {what}; without a noise model of this machine it can only pass or be inconclusive "
+                "(record two sessions of several boots, then perfgate noise fit)"
+            )
+            return
+        primary = [metric.name for metric in METRICS.values() if metric.primary and metric.of == "run"]
+        screen, asked, detectable = Screen(policy=self.policy), [], []
+        for cell in judged:
+            stored = baselines[cell.cell.workload]
+            for one in questions_of(cell, self.noise, primary):
+                asked.append(one)
+                base = len(stored.replicates(one.metric))
+                detectable.append((one.metric, screen.detectable(one, base, replicates)))
+        plan = Confirmation(questions=tuple(asked), policy=self.policy).plan(
+            boot_minutes=0.0, run_minutes=0.0, pairs=cells[0].gpu.pairs, position=position
+        )
+        pairs = max(cell.pairs for cell in plan.cells)
+        self.tell(
+            f"screening {what}{shows(detectable)}; what it suspects is confirmed by {pairs} interleaved pairs, "
+            f"{size(2 * pairs, cost)}{shows(plan.detectable)}"
+        )
+
     def interleaved(
         self,
         old: Sequence[Target],
         new: Sequence[Target],
         asked: Sequence[Question],
-        budget: Budget,
         *,
+        cost: Cost,
+        allowance: Allowance,
+        pairs: int | None,
         own_variance: bool,
         position: int,
         label: str,
-    ) -> tuple[dict[tuple[str, str], Judgement], Measured, Plan]:
+    ) -> tuple[dict[tuple[str, str], Judgement], Measured]:
         """Boots both sides in turn and judges the questions.
 
         Args:
             old: cells of the old side.
             new: cells of the new side, the same workloads in the same order.
             asked: the questions; all cells of the server are measured on the same boots.
-            budget: what it may cost.
-            own_variance: whether a metric without noise model may fail by its own variance.
+            cost: what a boot is expected to take.
+            allowance: what everything may take.
+            pairs: as many as asked instead of as many as the noise model asks for.
+            own_variance: whether a metric without noise model may fail by its own variance, as in an A/B that was asked for.
             position: the how-manieth confirmation of the session this is, from 1: its verdict cannot wait for the others, so it gets its
                 share of the suite's error.
             label: part of the prompts' seed.
         """
         confirmation = Confirmation(questions=tuple(asked), policy=self.policy, own_variance=own_variance)
-        runs = sum(target.workload.runs for target in new)
-        plan = confirmation.plan(
-            boot_minutes=budget.boot_minutes,
-            run_minutes=budget.run_minutes,
-            runs=runs,
-            pairs=budget.pairs,
-            max_minutes=math.inf,
-        )
-        # The cells of a server share its boots, so the largest plan of a cell is the plan of the server.
-        pairs = max((cell.pairs for cell in plan.cells), default=0)
-        each = 2 * (budget.boot_minutes + runs * budget.run_minutes)
-        if each > 0:
-            pairs = (
-                min(pairs, max(int(budget.max_minutes / each), 0))
-                if math.isfinite(budget.max_minutes)
-                else pairs
+
+        def planned(count: int | None) -> Plan:
+            return confirmation.plan(
+                boot_minutes=cost.replicate or 0.0,
+                run_minutes=0.0,
+                runs=cost.runs,
+                pairs=count,
+                position=position,
             )
-        if pairs < 1:
-            self.tell(f"no time is left to confirm {new[0].server.name}: it stays SUSPECT")
-            return {question.key: _unmeasured(confirmation, question) for question in asked}, Measured(), plan
-        self.tell(describe(plan, new[0].server.name, pairs=pairs, minutes=pairs * each))
-        before, after = self.lab.interleave((old, new), abba(pairs), label=label)
+
+        # The cells of a server share its boots, so the largest plan of a cell is the plan of the server.
+        wanted = max((cell.pairs for cell in planned(pairs).cells), default=0)
+        count = wanted
+        while cost.replicate is not None and count and not allowance.allows(2 * count * cost.replicate):
+            count -= 1
+        server = new[0].server.name
+        if count < FEWEST_PAIRS:
+            minutes = (
+                f"{wanted} pairs take {duration(2 * wanted * (cost.replicate or 0.0))}, --max-minutes leaves "
+            )
+            self.tell(
+                f"{server} is not confirmed: {minutes}{max(allowance.minutes - allowance.spent, 0):.1f} min; it stays SUSPECT"
+            )
+            return confirmation.judge({}), Measured()
+        doing = "A/B of" if own_variance else "confirming"
+        cut = f" (of {wanted}; --max-minutes)" if count < wanted else ""
+        self.tell(
+            f"{doing} {server}: {count} interleaved pairs{cut}, {size(2 * count, cost)}{shows(planned(count).detectable)}"
+        )
+        before, after = self.lab.interleave(
+            (old, new), abba(count), label=label, go_on=self._watch(server, count, cost, allowance)
+        )
         measured = Measured(old=before, new=after)
-        return confirmation.judge(measured.logs(new, asked), position=position), measured, plan
+        if measured.pairs < FEWEST_PAIRS:
+            return confirmation.judge({}), measured
+        return confirmation.judge(measured.logs(new, asked), position=position), measured
+
+    def _watch(self, server: str, count: int, cost: Cost, allowance: Allowance) -> GoOn:
+        """Ends an A/B that nobody would believe any more, or that would take longer than it may."""
+        begun = allowance.spent
+
+        def go_on(pairs: int, records: Sequence[BootRecord]) -> bool:
+            if any(not record.void and invalidity([record]) for record in records):
+                return False
+            each = (allowance.spent - begun) / pairs
+            if not allowance.allows(each):
+                self.tell(f"{server}: the time is over (--max-minutes) after {pairs} of {count} pairs")
+                return False
+            if cost.replicate is None and pairs == 1:
+                self.tell(f"{server}: a pair takes {duration(each)}, all of them {duration(each * count)}")
+            return True
+
+        return go_on
 
     def looks(
-        self, target: Target, baseline: Baseline, asked: Sequence[Question], *, family: int, label: str
+        self,
+        target: Target,
+        baseline: Baseline,
+        asked: Sequence[Question],
+        *,
+        cost: Cost,
+        allowance: Allowance,
+        family: int,
+        label: str,
     ) -> tuple[dict[tuple[str, str], Judgement], Measurement | None]:
-        """Measures growing fresh data against a baseline whose side cannot be booted any more."""
+        """Measures growing fresh data against a baseline whose side cannot be booted any more.
+
+        What is still SUSPECT when the time is over stays so.
+        """
         procedures = {
             question.key: Looks(question=question, family=family, policy=self.policy) for question in asked
         }
+        old = {question.key: boot_means(baseline.replicates(question.metric)) for question in asked}
+        looks = " or ".join(map(str, self.policy.looks))
+        detectable = [(q.metric, procedures[q.key].detectable(len(old[q.key]))) for q in asked]
+        self.tell(
+            f"looking at {target.cell} against the stored baseline, after {looks} fresh boots: "
+            f"at most {size(self.policy.looks[-1], cost)}{shows(detectable)}"
+        )
         judged: dict[tuple[str, str], Judgement] = {}
         measurement: Measurement | None = None
         count = 0
@@ -116,7 +203,9 @@ class Confirmer:
             ]
             if not open_questions:
                 break
-            self.tell(f"looking at {target.cell}: {wanted} fresh boots against the stored baseline")
+            if not allowance.allows(cost.minutes(wanted - count) or 0.0):
+                self.tell(f"{target.cell}: the time is over (--max-minutes) after {count} fresh boots")
+                break
             more = self.lab.measure([target], replicates=wanted - count, label=f"{label}-{count}")[
                 target.cell.workload
             ]
@@ -126,7 +215,7 @@ class Confirmer:
             for q in open_questions:
                 new = boot_means(replicates(measurement.boots, q.metric))
                 if len(new) in self.policy.looks:
-                    judged[q.key] = procedures[q.key].judge(boot_means(baseline.replicates(q.metric)), new)
+                    judged[q.key] = procedures[q.key].judge(old[q.key], new)
         return judged, measurement
 
 
@@ -136,6 +225,11 @@ class Measured:
 
     old: Mapping[str, Measurement] = field(default_factory=dict)
     new: Mapping[str, Measurement] = field(default_factory=dict)
+
+    @property
+    def pairs(self) -> int:
+        """Boots of the side that has fewer."""
+        return min((len(one.boots) for side in (self.old, self.new) for one in side.values()), default=0)
 
     def invalid(self, workload: str) -> str | None:
         """Why the workload's comparison cannot be believed, or None."""
@@ -210,21 +304,3 @@ def overrule(screened: CellVerdict, fresh: Sequence[MetricVerdict], note: str) -
 def suspects(verdict: CellVerdict) -> list[str]:
     """The primary metrics that the screen suspects."""
     return [m.metric for m in verdict.metrics if m.primary and m.outcome is Outcome.SUSPECT]
-
-
-def describe(plan: Plan, server: str, *, pairs: int, minutes: float) -> str:
-    """The plan in words: boots, minutes, smallest detectable effect."""
-    effects = [
-        f"{METRICS[metric].label} {effect:+.0%}"
-        for cell in plan.cells
-        for metric, effect in cell.smallest_detectable.items()
-        if math.isfinite(effect)
-    ]
-    shown = f"; shows a slowdown of {', '.join(dict.fromkeys(effects))} with 80% power" if effects else ""
-    return (
-        f"confirming {server}: {pairs} interleaved pairs, {2 * pairs} boots, about {minutes:.0f} min{shown}"
-    )
-
-
-def _unmeasured(confirmation: Confirmation, asked: Question) -> Judgement:
-    return confirmation.judge({})[asked.key]

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from perfgate.baseline import BaselineStore, StoredBaseline, comparable, workload_differences
 from perfgate.errors import BaselineError, BaselineMissingError, InputError
-from perfgate.noise import NoiseModel
+from perfgate.noise import NoiseModel, usable
 from perfgate.records import Baseline, BootRecord, CellVerdict, Measurement, Outcome, Provenance
 from perfgate.selection import Target
 from perfgate.server import UNASKED, SettingChange, moved_defaults
@@ -94,12 +94,8 @@ class Gate:
         notes = moved_notes(moved)
         if target.changes:
             notes.append(f"measured with {' '.join(target.changes)} on top of {target.server.name}")
-        noise = self.noise
-        if noise is not None and tuple(noise.hardware) != measurement.fingerprint.hardware():
-            notes.append(
-                f"the noise model is of other hardware ({' '.join(noise.hardware)}) and was not used"
-            )
-            noise = None
+        noise, why_not = usable(self.noise, measurement.fingerprint.hardware())
+        notes += why_not
         verdict = judge_cell(
             baseline,
             measurement,

@@ -9,12 +9,12 @@ from __future__ import annotations
 import contextlib
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from perfgate.autotune.eventlog import VARIABLE as EVENTS_VARIABLE
 from perfgate.autotune.events import benched_configurations, late_events, read_events
@@ -68,6 +68,19 @@ class LabSettings:
     keep_arrays: bool = True
 
 
+GoOn = Callable[[int, Sequence[BootRecord]], bool]
+"""Told the pairs made and all their records: whether to make another one."""
+
+
+@dataclass(kw_only=True)
+class _Side:
+    """The boots of one side as they are made."""
+
+    targets: tuple[Target, ...]
+    name: Literal["now", "old"]
+    boots: list[dict[str, BootRecord]] = field(default_factory=list)
+
+
 class Lab:
     """One server of ours at a time, and everything measured with it.
 
@@ -88,6 +101,9 @@ class Lab:
         self.boot_seconds: list[float] = []
         """How long each boot took; with `run_seconds` what a plan of more boots would cost."""
         self.run_seconds: list[float] = []
+        self.replicate_seconds: list[float] = []
+        """How long each boot took with all its runs."""
+        self._made: list[_Side] = []
 
     def __enter__(self) -> Self:
         return self
@@ -141,7 +157,7 @@ class Lab:
         Raises:
             ServerError: a server did not boot at all.
         """
-        boots: list[dict[str, BootRecord]] = []
+        boots = self._side(targets, "now")
         used = 0
         while used < replicates and len(boots) < replicates + EXTRA_BOOTS:
             number = len(boots)
@@ -152,7 +168,12 @@ class Lab:
         return self._measurements(targets, boots)
 
     def interleave(
-        self, sides: tuple[Sequence[Target], Sequence[Target]], order: Sequence[int], *, label: str
+        self,
+        sides: tuple[Sequence[Target], Sequence[Target]],
+        order: Sequence[int],
+        *,
+        label: str,
+        go_on: GoOn = lambda _pairs, _records: True,
     ) -> tuple[dict[str, Measurement], dict[str, Measurement]]:
         """Boots two sides in turn and measures the same workloads with the same seeds on both.
 
@@ -160,6 +181,7 @@ class Lab:
             sides: cells of the old and of the new server, the same workloads in the same order.
             order: which side each boot is of, 0 old and 1 new; the n-th boots of both sides send the same prompts.
             label: part of the prompts' seed.
+            go_on: asked before each further pair.
 
         Returns:
             measurements by workload name, old and new.
@@ -167,16 +189,43 @@ class Lab:
         Raises:
             ServerError: a server did not boot at all.
         """
-        boots: tuple[list[dict[str, BootRecord]], list[dict[str, BootRecord]]] = ([], [])
+        boots = self._side(sides[0], "old"), self._side(sides[1], "now")
         for step, side in enumerate(order, 1):
             number = len(boots[side])
+            records = [record for made in boots for boot in made for record in boot.values()]
+            if step % 2 and step > 1 and not go_on(step // 2, records):
+                break
             words = f"A/B boot {step}/{len(order)} ({'AB'[side]})"
             self.close()
             boots[side].append(self._replicate(sides[side], token=f"{label}-{number}", words=words))
         return self._measurements(sides[0], boots[0]), self._measurements(sides[1], boots[1])
 
+    def unclaimed(self, claimed: Iterable[Measurement]) -> tuple[Measurement, ...]:
+        """What was measured and is in none of these measurements: the whole boots of an A/B that was cut off, say.
+
+        Args:
+            claimed: what the session's verdicts, claims and sweeps took over.
+        """
+        known = {
+            (measurement.cell.workload, boot.id) for measurement in claimed for boot in measurement.boots
+        }
+        found: list[Measurement] = []
+        for side in self._made:
+            for measurement in self._measurements(side.targets, side.boots).values() if side.boots else ():
+                left = tuple(b for b in measurement.boots if (measurement.cell.workload, b.id) not in known)
+                if left:
+                    found.append(measurement.model_copy(update={"boots": left, "side": side.name}))
+        return tuple(found)
+
+    def _side(self, targets: Sequence[Target], name: Literal["now", "old"]) -> list[dict[str, BootRecord]]:
+        """A list for the boots of one side, which the lab remembers whatever becomes of the measurement."""
+        self._made.append(_Side(targets=tuple(targets), name=name))
+        return self._made[-1].boots
+
     def _replicate(self, targets: Sequence[Target], *, token: str, words: str) -> dict[str, BootRecord]:
+        begun = time.monotonic()
         running = self.server(targets[0], fresh=True)
+        booted = running.ready_s if time.monotonic() - begun < running.ready_s else 0.0
         self._loaded = True
         before = running.probe()
         runs = {
@@ -192,6 +241,7 @@ class Lab:
                 "void": void_reasons(before, after, _probe_limits(targets[0].gpu)),
             }
         )
+        self.replicate_seconds.append(time.monotonic() - begun + booted)
         return {workload: record.model_copy(update={"runs": tuple(made)}) for workload, made in runs.items()}
 
     def _measurements(

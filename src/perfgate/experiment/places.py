@@ -70,5 +70,7 @@ class Places:
         try:
             model = fit(sessions, self.gpu, at=datetime.now(UTC), version=perfgate.__version__)
             write_noise(noise_path(self.folders()[0], self.gpu), model)
+            for states in model.two_states:
+                announce(str(states))
         except NoiseError as error:
             announce(f"no noise model was fitted: {error}")

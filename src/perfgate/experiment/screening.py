@@ -10,6 +10,7 @@ from perfgate.experiment.bench import Bench, Made
 from perfgate.experiment.confirm import overrule, questions_of, suspects, verdicts_from
 from perfgate.experiment.gate import Settled
 from perfgate.experiment.notes import limit_notes
+from perfgate.experiment.plans import FEWEST_PAIRS, Allowance
 from perfgate.experiment.sides import old_side
 from perfgate.metrics import METRICS
 from perfgate.records import Baseline, Measurement
@@ -22,6 +23,13 @@ DEFAULT_REPLICATES = 3
 def screen(bench: Bench, cells: Sequence[Target], made: Made) -> None:
     """Measures the cells of one server and judges them; ``made`` takes what comes out as it comes."""
     replicates = bench.options.replicates or cells[0].gpu.replicates or DEFAULT_REPLICATES
+    bench.confirmer().announce_screen(
+        cells,
+        bench.baselines(cells),
+        replicates=replicates,
+        cost=bench.cost(cells),
+        position=bench.positions.upcoming,
+    )
     measured = bench.lab.measure(cells, replicates=replicates, label=bench.session)
     made.measurements.extend(measured.values())
     for cell in cells:
@@ -35,16 +43,20 @@ def screen(bench: Bench, cells: Sequence[Target], made: Made) -> None:
         if made.settled[cell.cell.workload].recorded is None
         and suspects(made.settled[cell.cell.workload].verdict)
     ]
+    allowance = bench.allowance()
     confirmable: list[tuple[Target, Target]] = []
+    gone: list[tuple[Target, Baseline, str]] = []
     for cell in doubtful:
         baseline = bench.gate.store.read(cell.cell).baseline
         old = old_side(cell, baseline, measured[cell.cell.workload])
         if isinstance(old, str):
-            _look(bench, cell, baseline, old, made)
+            gone.append((cell, baseline, old))
         else:
             confirmable.append((cell, old))
     if confirmable:
-        _confirm(bench, [cell for cell, _ in confirmable], [old for _, old in confirmable], made)
+        _confirm(bench, [cell for cell, _ in confirmable], [old for _, old in confirmable], made, allowance)
+    for cell, baseline, reason in gone:
+        _look(bench, cell, baseline, reason, made, allowance)
 
 
 def _annotated(bench: Bench, settled: Settled, cell: Target, measured: Measurement) -> Settled:
@@ -59,20 +71,24 @@ def _annotated(bench: Bench, settled: Settled, cell: Target, measured: Measureme
     return settled._replace(verdict=verdict)
 
 
-def _confirm(bench: Bench, cells: Sequence[Target], old: Sequence[Target], made: Made) -> None:
+def _confirm(
+    bench: Bench, cells: Sequence[Target], old: Sequence[Target], made: Made, allowance: Allowance
+) -> None:
     """By an A/B: the old side still boots."""
     asked = [
         question
         for cell in cells
         for question in questions_of(cell, bench.noise, suspects(made.settled[cell.cell.workload].verdict))
     ]
-    judged, fresh, _plan = bench.confirmer().interleaved(
+    judged, fresh = bench.confirmer().interleaved(
         old,
         cells,
         asked,
-        bench.budget(None),
+        cost=bench.cost(cells),
+        allowance=allowance,
+        pairs=cells[0].gpu.pairs,
         own_variance=False,
-        position=next(bench.positions),
+        position=bench.positions.take(),
         label=f"{bench.session}-confirm",
     )
     made.measurements.extend(fresh.all())
@@ -82,16 +98,17 @@ def _confirm(bench: Bench, cells: Sequence[Target], old: Sequence[Target], made:
         if reason is not None:
             made.settled[cell.cell.workload] = Settled(invalid(cell.cell, f"confirmation: {reason}"))
             continue
-        if not fresh.new:
+        if fresh.pairs < FEWEST_PAIRS:
             continue
-        boots = len(fresh.new[cell.cell.workload].boots)
-        note = f"suspected by the screen, then measured on {boots} interleaved pairs of fresh boots"
+        note = f"suspected by the screen, then measured on {fresh.pairs} interleaved pairs of fresh boots"
         made.settled[cell.cell.workload] = Settled(
             overrule(screened, verdicts_from(judged, fresh, cell, asked), note)
         )
 
 
-def _look(bench: Bench, cell: Target, baseline: Baseline, reason: str, made: Made) -> None:
+def _look(
+    bench: Bench, cell: Target, baseline: Baseline, reason: str, made: Made, allowance: Allowance
+) -> None:
     """By growing fresh data against the stored baseline: the old side does not boot any more."""
     screened = made.settled[cell.cell.workload].verdict
     asked = questions_of(cell, bench.noise, suspects(screened))
@@ -99,7 +116,13 @@ def _look(bench: Bench, cell: Target, baseline: Baseline, reason: str, made: Mad
     # Every primary metric screened in the session shares the stored references, so each look pays for all of them.
     family = len(bench.targets) * sum(verdict.primary for verdict in screened.metrics)
     judged, fresh = bench.confirmer().looks(
-        cell, baseline, asked, family=family, label=f"{bench.session}-looks"
+        cell,
+        baseline,
+        asked,
+        cost=bench.cost([cell]),
+        allowance=allowance,
+        family=family,
+        label=f"{bench.session}-looks",
     )
     if fresh is None:
         return

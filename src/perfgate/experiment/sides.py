@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from perfgate.errors import InputError
+from perfgate.environment import versions
+from perfgate.errors import EnvironmentProbeError, InputError
 from perfgate.records import Baseline, Measurement
 from perfgate.selection import Catalogues, Target
 from perfgate.server import ServerSpec
+from perfgate.server.launch import image_digest
 from perfgate.server.secrets import MASK
-from perfgate.server.spec import Launcher
+from perfgate.server.spec import DockerLauncher, Launcher, LocalLauncher
 
+_GIVE_PYTHON = "Give the Python of the environment with the other vLLM, such as /opt/vllm-old/bin/python."
 _SOFTWARE = ("vllm", "torch", "triton", "cuda", "image_digest")
 
 
@@ -40,11 +44,8 @@ def against(target: Target, *, environment: str | None, server: str | None, cata
     launcher = target.server.launcher
     changed: Launcher
     if launcher.kind == "local":
-        if not Path(environment).is_file():
-            raise InputError(
-                f"--against {environment}: no such file",
-                remedy="Give the Python of the environment with the other vLLM, such as /opt/vllm-old/bin/python.",
-            )
+        if shutil.which(str(Path(environment).expanduser())) is None:
+            raise InputError(f"--against {environment}: no such program", remedy=_GIVE_PYTHON)
         changed = launcher.model_copy(update={"python": environment})
     elif launcher.kind == "docker":
         changed = launcher.model_copy(update={"image": environment})
@@ -54,6 +55,36 @@ def against(target: Target, *, environment: str | None, server: str | None, cata
             remedy="Give --against-server NAME with another entry.",
         )
     return replace(target, server=target.server.model_copy(update={"launcher": changed}))
+
+
+def check_side(side: Target) -> None:
+    """Refuses, before minutes are spent, a side that cannot boot because its software is not there.
+
+    Raises:
+        InputError: no such interpreter, one that does not start or has no vLLM, or an image that this machine does not have.
+    """
+    launcher, name = side.server.launcher, side.server.name
+    if isinstance(launcher, LocalLauncher):
+        try:
+            found = versions(launcher.python, side.server.env)
+        except EnvironmentProbeError as error:
+            raise InputError(f"other side of {name!r}: {error.message}", remedy=error.remedy) from error
+        if found.get("imports_vllm") is None:
+            raise InputError(
+                f"other side of {name!r}: {launcher.python} (Python {found.get('python')}) has no vLLM",
+                remedy=_GIVE_PYTHON,
+            )
+    elif isinstance(launcher, DockerLauncher):
+        if shutil.which(launcher.docker) is None:
+            raise InputError(
+                f"other side of {name!r}: no program {launcher.docker!r} on this machine",
+                remedy="Install the client of the container engine, or set launcher.docker of the entry.",
+            )
+        if image_digest(launcher) is None:
+            raise InputError(
+                f"other side of {name!r}: image {launcher.image} is not on this machine, or {launcher.docker} does not answer",
+                remedy=f"{launcher.docker} pull {launcher.image}, and see that {launcher.docker} info works.",
+            )
 
 
 def old_side(target: Target, baseline: Baseline, now: Measurement) -> Target | str:

@@ -11,17 +11,18 @@ from pathlib import Path
 
 import perfgate
 from perfgate.baseline import BaselineStore
-from perfgate.environment import gpu_devices, match_gpu
+from perfgate.environment import fingerprint, gpu_devices, match_gpu
 from perfgate.errors import BaselineMissingError, PerfgateError
-from perfgate.experiment.ab import compare
-from perfgate.experiment.bench import Bench, Made, positions
+from perfgate.experiment.ab import compare, other_side
+from perfgate.experiment.bench import Bench, Made, Positions
 from perfgate.experiment.gate import Gate, Settled
 from perfgate.experiment.lab import Lab, LabSettings
 from perfgate.experiment.options import SuiteOptions
 from perfgate.experiment.places import WORK, Places
 from perfgate.experiment.screening import screen
+from perfgate.experiment.sides import check_side
 from perfgate.findings import Findings
-from perfgate.noise import NoiseModel
+from perfgate.noise import NoiseModel, usable
 from perfgate.records import CellVerdict, Measurement, SessionResults
 from perfgate.selection import CPU, Catalogues, Target, select, user_files
 from perfgate.server import RunningServer
@@ -43,7 +44,7 @@ class Suite:
         self._made: dict[str, Made] = {}
         self._kept: list[Measurement] = []
         self._refused: dict[str, PerfgateError] = {}
-        self._positions = positions(options.worker)
+        self._positions = Positions(options.worker)
         self._lab: Lab | None = None
 
     @property
@@ -92,6 +93,15 @@ class Suite:
     @cached_property
     def noise(self) -> NoiseModel | None:
         """The noise model of this GPU, or None: without one a cell can only pass or be inconclusive."""
+        if self._stored_noise is None:
+            return None
+        found, why_not = usable(self._stored_noise, fingerprint().hardware())
+        for reason in why_not:
+            self.announce(reason)
+        return found
+
+    @cached_property
+    def _stored_noise(self) -> NoiseModel | None:
         return self.places.noise(self.announce)
 
     @cached_property
@@ -103,13 +113,17 @@ class Suite:
             by=_user(),
             command=self.command,
             notes=tuple(self.options.notes),
-            noise=self.noise,
+            noise=self._stored_noise,
         )
 
     def plan(self, targets: Sequence[Target]) -> None:
         """The cells that will really be judged: a boot serves the workloads of these only."""
         self._planned = tuple(targets)
         self.gate.check_writable(self._planned)
+        if self.options.is_ab:
+            for target in self._planned:
+                if self.absent_hardware(target) is None:
+                    check_side(other_side(self.options, self.catalogues, target))
 
     def missing(self) -> tuple[Target, ...]:
         """The cells that have no baseline."""
@@ -200,7 +214,8 @@ class Suite:
     def measurements(self) -> tuple[Measurement, ...]:
         """Everything measured so far."""
         judged = (measurement for made in self._made.values() for measurement in made.measurements)
-        return (*judged, *self._kept)
+        taken = (*judged, *self._kept)
+        return (*taken, *(self._lab.unclaimed(taken) if self._lab is not None else ()))
 
     def fit_noise(self, results: Path) -> None:
         """Fits this machine's noise model from all its sessions, after baselines were recorded.
@@ -208,7 +223,7 @@ class Suite:
         A CPU's model belongs to the machine and is renewed; a GPU's is fitted where there is none yet and otherwise left to
         ``perfgate noise fit``.
         """
-        if self.gpu == CPU or self.noise is None:
+        if self.gpu == CPU or self._stored_noise is None:
             self.places.fit_noise(results, self.announce)
 
     def results(

@@ -32,6 +32,8 @@ class Policy:
             the 2.5% of false passes: 1.5% and 1%.
         fewest_pairs: interleaved pairs of a confirmation, at least.
         most_pairs: and at most.
+        least_pairs: with fewer than these nothing is convicted, whatever was asked for: of one boot a side nobody knows
+            whether the boot or the version was slow.
         wanted_power: pairs are added until a slowdown as large as the margin is shown with this power.
         looks: fresh replicates at each look, where the old side cannot be booted.
         assumed_drift: τ assumed for a PASS and for looks while no noise model has seen two sessions.
@@ -48,6 +50,7 @@ class Policy:
     confirmation_confidence: float = 0.98
     fewest_pairs: int = 5
     most_pairs: int = 7
+    least_pairs: int = 2
     wanted_power: float = 0.95
     looks: tuple[int, ...] = (3, 5, 7)
     assumed_drift: float = 0.01

@@ -104,6 +104,17 @@ class Screen:
             smallest_detectable=math.expm1(shown) if math.isfinite(shown) else math.inf,
         )
 
+    def detectable(self, question: Question, base_size: int, new_size: int) -> float:
+        """The smallest slowdown, a fraction, that so many replicates will suspect with 80% power; infinite without a prior."""
+        if question.prior is None or min(base_size, new_size) < 1:
+            return math.inf
+        design = Design(base_size=base_size, new_size=new_size, prior=question.prior, drift=question.drift)
+        return math.expm1(
+            design.smallest_detectable(
+                alpha=self.policy.screen_alpha, tolerance=math.log1p(question.tolerance)
+            )
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class CellPlan:
@@ -143,6 +154,11 @@ class Plan:
         return sum(cell.boots for cell in self.cells)
 
     @property
+    def detectable(self) -> list[tuple[str, float]]:
+        """Metric and smallest detectable slowdown of every cell."""
+        return [pair for cell in self.cells for pair in cell.smallest_detectable.items()]
+
+    @property
     def minutes(self) -> float:
         """Expected minutes."""
         return math.fsum(cell.minutes for cell in self.cells)
@@ -176,6 +192,7 @@ class Confirmation:
         runs: int = 1,
         pairs: int | None = None,
         max_minutes: float = math.inf,
+        position: int | None = None,
     ) -> Plan:
         """Pairs per cell, enough to show a slowdown as large as the margin, within a budget.
 
@@ -187,6 +204,7 @@ class Confirmation:
             runs: on each boot.
             pairs: as many as asked instead of as many as needed.
             max_minutes: budget for all cells together.
+            position: as `judge` will be given it; the smallest detectable slowdown depends on its level.
         """
         if not (boot_minutes >= 0 and run_minutes >= 0 and max_minutes >= 0) or runs < 1:
             raise ValueError("minutes cannot be negative, and a boot has at least one run")
@@ -209,7 +227,7 @@ class Confirmation:
                     runs=runs,
                     minutes=count * each,
                     smallest_detectable={
-                        question.metric: self._detectable(question, count)
+                        question.metric: self._detectable(question, count, position)
                         for question in self.questions
                         if question.cell == cell
                     },
@@ -262,7 +280,9 @@ class Confirmation:
 
     def _may_fail(self, difference: Difference) -> bool:
         fewest = min(difference.base_size, difference.new_size)
-        return difference.moderated or (self.own_variance and fewest >= self.policy.own_variance_pairs)
+        if difference.moderated:
+            return fewest >= self.policy.least_pairs
+        return self.own_variance and fewest >= self.policy.own_variance_pairs
 
     def _pairs(self, cell: str) -> int:
         """Enough pairs for every question of the cell; without a prior there is nothing to plan with."""
@@ -285,14 +305,14 @@ class Confirmation:
         ]
         return max(needed, default=policy.fewest_pairs)
 
-    def _detectable(self, question: Question, pairs: int) -> float:
+    def _detectable(self, question: Question, pairs: int, position: int | None) -> float:
         if question.prior is None or pairs < 1:
             return math.inf
         family = max(1, sum(not other.advisory for other in self.questions))
         design = Design(base_size=pairs, new_size=pairs, prior=question.prior)
         return math.expm1(
             design.smallest_detectable(
-                alpha=self.policy.alpha / family, tolerance=math.log1p(question.tolerance)
+                alpha=self.policy.level(position) / family, tolerance=math.log1p(question.tolerance)
             )
         )
 
@@ -310,6 +330,18 @@ class Looks:
     question: Question
     family: int
     policy: Policy = field(default_factory=Policy)
+
+    def detectable(self, base_size: int) -> float:
+        """The smallest slowdown, a fraction, that the last look shows with 80% power; infinite without a prior."""
+        question, policy = self.question, self.policy
+        if question.prior is None or base_size < 1:
+            return math.inf
+        drift = (question.drift or Drift(sd=0.0, upper_sd=policy.assumed_drift)).cautious()
+        design = Design(base_size=base_size, new_size=policy.looks[-1], prior=question.prior, drift=drift)
+        fail_level, _ = look_levels(policy, self.family)[-1]
+        return math.expm1(
+            design.smallest_detectable(alpha=fail_level, tolerance=math.log1p(question.tolerance))
+        )
 
     def next_count(self, measured: int) -> int | None:
         """Fresh replicates to have at the next look, or None after the last."""

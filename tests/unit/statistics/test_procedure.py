@@ -33,6 +33,7 @@ QUESTION = Question(
 )
 NEAR = st.floats(min_value=-0.3, max_value=0.3)
 GROUP = st.lists(NEAR, min_size=1, max_size=7)
+PAIRED = st.lists(NEAR, min_size=2, max_size=7)
 
 
 def _noise(question: Question) -> Noise:
@@ -75,7 +76,7 @@ def test_the_screen_for_boots_is_the_screen_on_arrays(
 
 
 @settings(deadline=None)
-@given(sides=st.lists(st.tuples(GROUP, GROUP), min_size=1, max_size=4), direction=st.sampled_from([1, -1]))
+@given(sides=st.lists(st.tuples(PAIRED, PAIRED), min_size=1, max_size=4), direction=st.sampled_from([1, -1]))
 def test_the_confirmation_for_boots_is_the_confirmation_on_arrays(
     sides: list[tuple[list[float], list[float]]], direction: int
 ) -> None:
@@ -103,6 +104,15 @@ def test_the_confirmation_for_boots_is_the_confirmation_on_arrays(
         assert (outcome is Outcome.REGRESSION) == found.slower
         assert (outcome is Outcome.IMPROVEMENT) == found.faster
         assert (outcome is Outcome.PASS) == found.passed
+
+
+@given(new=st.floats(min_value=-3, max_value=3), more=st.lists(NEAR, max_size=6))
+def test_one_boot_on_a_side_neither_convicts_nor_praises(new: float, more: list[float]) -> None:
+    """With a single fresh boot on either side the outcome is PASS or INCONCLUSIVE, however far apart the sides are."""
+    confirmation = Confirmation(questions=(QUESTION,))
+    for sides in (([0.0, *more], [new]), ([0.0], [new, *more])):
+        outcome = confirmation.judge({QUESTION.key: sides})[QUESTION.key].outcome
+        assert outcome in (Outcome.PASS, Outcome.INCONCLUSIVE)
 
 
 @settings(max_examples=60, deadline=None)
