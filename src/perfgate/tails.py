@@ -12,6 +12,9 @@ from perfgate.timings import OK
 
 CONFIDENCE = 0.95
 
+SHOWN = 2
+"""So many suspected quantiles are quoted in a note."""
+
 _NAME = re.compile(r"p(\d+)_(\w+)_ms")
 
 
@@ -72,11 +75,18 @@ def words(found: QuantileBounds) -> str:
 
 
 def replication_notes(verdicts: Sequence[MetricVerdict], advisory: Sequence[str]) -> tuple[str, ...]:
-    """What suspected quantiles ask for: they never fail a cell, but nobody should overlook them."""
-    return tuple(
-        f"{one.reason}. A quantile never fails alone: more boots (--replicates) tell whether it is real"
-        for one in verdicts
-        if one.metric in advisory and one.outcome is Outcome.SUSPECT
+    """What suspected quantiles ask for: they never fail a cell, but nobody should overlook them.
+
+    Where the cell is suspected anyway, more boots are made without their asking.
+    """
+    suspected = [one for one in verdicts if one.outcome is Outcome.SUSPECT]
+    tails = [one for one in suspected if one.metric in advisory]
+    if not tails or any(one.primary for one in suspected):
+        return ()
+    shown = "; ".join(one.reason for one in tails[-SHOWN:])
+    more = f"; {len(tails) - SHOWN} more quantiles are suspect" if len(tails) > SHOWN else ""
+    return (
+        f"{shown}{more}. A quantile never fails alone: more boots (--replicates) tell whether it is real",
     )
 
 

@@ -1,9 +1,36 @@
 """From the command line to the exit status, on a fake vLLM whose truth is known."""
 
+import contextlib
 import json
+import os
 import platform
+import socket
+import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
+
+from conftest import FAKE
+
+
+@contextlib.contextmanager
+def running_fake(tpot_ms: float) -> Iterator[int]:
+    """A fake vLLM that somebody else started; its port."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", "m"]
+    options = ["--served-model-name", "m", "--port", str(port), "--fake-tpot-ms", str(tpot_ms)]
+    with subprocess.Popen(
+        [*command, *options], env={**os.environ, "PYTHONPATH": str(FAKE)}, stdout=subprocess.DEVNULL
+    ) as server:
+        deadline = time.monotonic() + 30
+        while socket.socket().connect_ex(("127.0.0.1", port)):
+            assert server.poll() is None
+            assert time.monotonic() < deadline
+        yield port
+        server.kill()
 
 
 def test_without_baseline_fails_and_says_how_to_record(project):
@@ -189,10 +216,36 @@ def test_another_side_that_is_not_there_is_refused_before_anything_boots(project
             ("--server", "boxed", "--against", "vllm:old"),
             f"image vllm:old is not on this machine, or {docker} does",
         ),
-        (("--against-server", "fakee"), "fake"),
+        (("--against-server", "fakee"), "unknown server 'fakee' Nearest: fake"),
+        (("--against-server", "attached"), "server 'attached' is attached: an A/B boots both sides in turn"),
+        (("--server", "attached", "--against-server", "fake"), "server 'attached' is attached: an A/B boots"),
+        (("--against-server", "hollow"), "server 'hollow' serves model 'hollow', 'fake' serves 'fake-model'"),
+        (
+            ("--against-server", "fake", "--replicates", "1"),
+            "--replicates 1: of one boot a side nobody knows",
+        ),
     ):
         assert words in project.refused(*arguments)
     assert not list((project.path / ".perfgate").rglob("*.log"))
+
+
+def test_an_attached_server_is_one_boot_however_often_it_is_measured(recorded):
+    """Three measurements of a running server are one boot of three runs; a slow one is SUSPECT, and nothing pretends to confirm it."""
+    toml = recorded.path / "perfgate.toml"
+    entry = '[servers.running]\nmodel = "fake-model"\nlauncher = {{ kind = "attach", url = "http://127.0.0.1:{port}" }}\n'
+    before = toml.read_text()
+    for tpot, arguments in ((2.0, ("--new-baselines",)), (6.0, ())):
+        with running_fake(tpot) as port:
+            toml.write_text(f"{before}\n{entry.format(port=port)}")
+            result = recorded.pytest("--server", "running", *arguments)
+        (measurement,) = recorded.session()["measurements"]
+        assert [len(boot["runs"]) for boot in measurement["boots"]] == [3]
+    result.assert_outcomes(skipped=1)
+    assert recorded.session()["verdicts"][0]["outcome"] == "SUSPECT"
+    result.stdout.fnmatch_lines(
+        ["*screening running: attached, one boot, 3 runs; shows*; what it suspects cannot be confirmed"]
+    )
+    assert "an attached server is one boot" in " ".join(result.stdout.str().split())
 
 
 def test_other_workload_is_not_compared(recorded):

@@ -14,13 +14,14 @@ from perfgate.records import (
     Cell,
     Fingerprint,
     Measurement,
+    MetricVerdict,
     Outcome,
     Provenance,
     RequestArrays,
     RunRecord,
 )
 from perfgate.statistics.quantile import quantile_bounds
-from perfgate.tails import bounds, words
+from perfgate.tails import bounds, replication_notes, words
 from perfgate.verdict import judge_cell
 
 CELL = Cell(gpu="gb10", model="m", server="s", workload="w")
@@ -28,7 +29,7 @@ MACHINE = Fingerprint(gpu_name="NVIDIA GB10", gpu_count=1)
 P99 = METRICS["p99_ttft_ms"]
 
 
-def boot(number: int, ttft_ms, *, arrays=True, failed=0, scale=1.0) -> BootRecord:
+def boot(number: int, ttft_ms, *, arrays=True, failed=0, scale=1.0, mean=100.0) -> BootRecord:
     """A boot of one run whose requests had these TTFTs, ten times as long to the last of eleven tokens; the last ones failed."""
     values = [value * scale for value in ttft_ms]
     size = len(values)
@@ -41,7 +42,7 @@ def boot(number: int, ttft_ms, *, arrays=True, failed=0, scale=1.0) -> BootRecor
         output_tokens=tuple(11 for _ in values),
         outcome=tuple("ok" if row < size - failed else "reset" for row in range(size)),
     )
-    metrics = {"mean_ttft_ms": 100.0, "p99_ttft_ms": float(np.percentile(values, 99))}
+    metrics = {"mean_ttft_ms": mean, "p99_ttft_ms": float(np.percentile(values, 99))}
     return BootRecord(id=f"b{number}", runs=(RunRecord(metrics=metrics, arrays=kept if arrays else None),))
 
 
@@ -141,6 +142,24 @@ def test_a_slow_tail_asks_for_boots_and_fails_nothing():
     assert "P99 TTFT slower by +100.0%" in note
     assert "P99 at most" in note
     assert "(1200 requests). A quantile never fails alone: more boots (--replicates)" in note
+
+
+def test_a_suspected_cell_needs_no_note_of_its_tail():
+    """Where a primary metric is suspect too, its confirmation is on the way and the quantile stays silent."""
+    slow = [boot(n, spread(400), scale=2.0, mean=200.0) for n in range(3)]
+    verdict = judged(slow)
+    assert verdict.outcome is Outcome.SUSPECT
+    assert verdict.notes == ()
+
+
+def test_many_suspected_tails_are_counted():
+    """Two quantiles are quoted, the rest counted."""
+    reasons = [
+        MetricVerdict(metric=name, outcome=Outcome.SUSPECT, reason=name, primary=False)
+        for name in ("p90_ttft_ms", "p99_ttft_ms", "p90_tpot_ms", "p99_tpot_ms")
+    ]
+    (note,) = replication_notes(reasons, [one.metric for one in reasons])
+    assert note.startswith("p90_tpot_ms; p99_tpot_ms; 2 more quantiles are suspect. A quantile")
 
 
 def test_an_unchanged_tail_is_no_note():

@@ -30,7 +30,7 @@ def compare(bench: Bench, cells: Sequence[Target], made: Made) -> None:
         asked,
         cost=bench.cost(cells),
         allowance=bench.allowance(),
-        pairs=options.replicates or cells[0].gpu.replicates or cells[0].gpu.pairs,
+        pairs=options.replicates or _most(FEWEST_PAIRS, cells[0].gpu.replicates) or cells[0].gpu.pairs,
         own_variance=True,
         position=bench.positions.take(),
         label=bench.session,
@@ -53,6 +53,10 @@ def compare(bench: Bench, cells: Sequence[Target], made: Made) -> None:
         _attribute(bench, old, cells, fresh, made)
 
 
+def _most(fewest: int, wanted: int | None) -> int | None:
+    return None if wanted is None else max(fewest, wanted)
+
+
 def other_side(options: SuiteOptions, catalogues: Catalogues, cell: Target) -> Target:
     """What the cell is compared with.
 
@@ -61,7 +65,13 @@ def other_side(options: SuiteOptions, catalogues: Catalogues, cell: Target) -> T
     """
     if options.attribute and not (options.against or options.against_server):
         return attribution.entry(cell, options.request(cell.gpu.name), catalogues)
-    old = against(cell, environment=options.against, server=options.against_server, catalogues=catalogues)
+    old = against(
+        cell,
+        environment=options.against,
+        server=options.against_server,
+        catalogues=catalogues,
+        model=options.model,
+    )
     if options.attribute and not options.against:
         differences(old.server, cell.server)
     return old

@@ -60,6 +60,10 @@ class Confirmer:
             position: which confirmation of the session this would be.
         """
         what = f"{cells[0].server.name}: {size(replicates, cost)}"
+        if cells[0].server.launcher.kind == "attach":
+            # However often it is measured, of a server that somebody else booted there is one boot.
+            what = f"{cells[0].server.name}: attached, one boot, {replicates * cost.runs} runs"
+            replicates = 1
         judged = [cell for cell in cells if cell.cell.workload in baselines]
         if not judged:
             self.tell(f"measuring {what}; there is no baseline to judge it against")
@@ -78,6 +82,9 @@ class Confirmer:
                 asked.append(one)
                 base = len(stored.replicates(one.metric))
                 detectable.append((one.metric, screen.detectable(one, base, replicates)))
+        if cells[0].server.launcher.kind == "attach":
+            self.tell(f"screening {what}{shows(detectable)}; what it suspects cannot be confirmed")
+            return
         plan = Confirmation(questions=tuple(asked), policy=self.policy).plan(
             boot_minutes=0.0, run_minutes=0.0, pairs=cells[0].gpu.pairs, position=position
         )

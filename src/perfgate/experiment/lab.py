@@ -104,6 +104,8 @@ class Lab:
         self.replicate_seconds: list[float] = []
         """How long each boot took with all its runs."""
         self._made: list[_Side] = []
+        self._born: dict[str, float | None] = {}
+        """Of boots of attached servers: when the process that answered was started, as far as it says so."""
 
     def __enter__(self) -> Self:
         return self
@@ -256,11 +258,25 @@ class Lab:
                 fingerprint=machine,
                 server=target.server.public(),
                 workload=target.workload.model_dump(mode="json"),
-                boots=tuple(boot[target.cell.workload] for boot in boots),
+                boots=self._distinct([boot[target.cell.workload] for boot in boots]),
                 changes=target.changes,
             )
             for target in targets
         }
+
+    def _distinct(self, records: Sequence[BootRecord]) -> tuple[BootRecord, ...]:
+        """The boots as they were: attaching again to the same process is no further boot, so its runs belong to one record."""
+        boots: list[BootRecord] = []
+        places: dict[float | None, int] = {}
+        for record in records:
+            place = None
+            if record.id in self._born and not record.void:
+                place = places.setdefault(self._born[record.id], len(boots))
+            if place is None or place == len(boots):
+                boots.append(record)
+            else:
+                boots[place] = boots[place].model_copy(update={"runs": (*boots[place].runs, *record.runs)})
+        return tuple(boots)
 
     def _boot(self, target: Target) -> RunningServer:
         server = target.server
@@ -295,6 +311,8 @@ class Lab:
             self.close()
             raise
         running.events_path = events
+        if server.launcher.kind == "attach":
+            self._born[running.boot_id] = running.born
         self._running, self._spec, self._model, self._loaded = running, server, model, False
         self._versions[server.name] = running.version()
         self.boot_seconds.append(running.ready_s)

@@ -49,7 +49,9 @@ def screen(bench: Bench, cells: Sequence[Target], made: Made) -> None:
     for cell in doubtful:
         baseline = bench.gate.store.read(cell.cell).baseline
         old = old_side(cell, baseline, measured[cell.cell.workload])
-        if isinstance(old, str):
+        if cell.server.launcher.kind == "attach":
+            made.settled[cell.cell.workload] = _unconfirmed(made.settled[cell.cell.workload])
+        elif isinstance(old, str):
             gone.append((cell, baseline, old))
         else:
             confirmable.append((cell, old))
@@ -68,6 +70,16 @@ def _annotated(bench: Bench, settled: Settled, cell: Target, measured: Measureme
         before = ()
     said += diagnose(settled.verdict, before, measured.boots)
     verdict = settled.verdict.model_copy(update={"notes": (*settled.verdict.notes, *said)})
+    return settled._replace(verdict=verdict)
+
+
+def _unconfirmed(settled: Settled) -> Settled:
+    """Of an attached server there is one boot, and no number of runs on it tells whether the boot or the version is slow."""
+    note = (
+        "not confirmed: an attached server is one boot, however often it is measured; "
+        "let perfgate boot it (launcher local or docker), or measure again after a restart"
+    )
+    verdict = settled.verdict.model_copy(update={"notes": (*settled.verdict.notes, note)})
     return settled._replace(verdict=verdict)
 
 

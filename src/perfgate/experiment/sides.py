@@ -22,7 +22,14 @@ _GIVE_PYTHON = "Give the Python of the environment with the other vLLM, such as 
 _SOFTWARE = ("vllm", "torch", "triton", "cuda", "image_digest")
 
 
-def against(target: Target, *, environment: str | None, server: str | None, catalogues: Catalogues) -> Target:
+def against(
+    target: Target,
+    *,
+    environment: str | None,
+    server: str | None,
+    catalogues: Catalogues,
+    model: str | None = None,
+) -> Target:
     """The side that an A/B compares with, as asked for on the command line.
 
     Args:
@@ -30,12 +37,19 @@ def against(target: Target, *, environment: str | None, server: str | None, cata
         environment: another Python (for a local launcher) or another image (for docker).
         server: another server entry.
         catalogues: where that entry is.
+        model: what both sides serve, where it was asked for; otherwise the entries must agree.
 
     Raises:
         InputError: an unknown entry, no such Python, or a launcher that neither applies to.
     """
     if server is not None:
         other = catalogues.servers[server].parse(ServerSpec)
+        if model is None and other.model is not None and other.model != target.cell.model:
+            raise InputError(
+                f"server {other.name!r} serves model {other.model!r}, {target.server.name!r} serves {target.cell.model!r}: "
+                "an A/B compares servers of one model",
+                remedy="Give --model NAME to serve the same on both sides.",
+            )
         return replace(target, server=other, changes=())
     if environment is None:
         raise InputError(
@@ -50,19 +64,31 @@ def against(target: Target, *, environment: str | None, server: str | None, cata
     elif launcher.kind == "docker":
         changed = launcher.model_copy(update={"image": environment})
     else:
-        raise InputError(
-            f"server {target.server.name!r} is attached: perfgate cannot boot another version of it",
-            remedy="Give --against-server NAME with another entry.",
-        )
+        check_bootable(target)
     return replace(target, server=target.server.model_copy(update={"launcher": changed}))
+
+
+def check_bootable(side: Target) -> None:
+    """Refuses a side of an A/B that cannot be booted in turn with the other.
+
+    Raises:
+        InputError: it is attached.
+    """
+    if side.server.launcher.kind == "attach":
+        raise InputError(
+            f"server {side.server.name!r} is attached: an A/B boots both sides in turn, and of an attached one there is one boot",
+            remedy="Let perfgate boot it: an entry with a local or docker launcher.",
+        )
 
 
 def check_side(side: Target) -> None:
     """Refuses, before minutes are spent, a side that cannot boot because its software is not there.
 
     Raises:
-        InputError: no such interpreter, one that does not start or has no vLLM, or an image that this machine does not have.
+        InputError: no such interpreter, one that does not start or has no vLLM, an image that this machine does not have, or an attached
+            server.
     """
+    check_bootable(side)
     launcher, name = side.server.launcher, side.server.name
     if isinstance(launcher, LocalLauncher):
         try:

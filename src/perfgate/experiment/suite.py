@@ -20,7 +20,7 @@ from perfgate.experiment.lab import Lab, LabSettings
 from perfgate.experiment.options import SuiteOptions
 from perfgate.experiment.places import WORK, Places
 from perfgate.experiment.screening import screen
-from perfgate.experiment.sides import check_side
+from perfgate.experiment.sides import check_bootable, check_side
 from perfgate.findings import Findings
 from perfgate.noise import NoiseModel, usable
 from perfgate.records import CellVerdict, Measurement, SessionResults
@@ -123,6 +123,7 @@ class Suite:
         if self.options.is_ab:
             for target in self._planned:
                 if self.absent_hardware(target) is None:
+                    check_bootable(target)
                     check_side(other_side(self.options, self.catalogues, target))
 
     def missing(self) -> tuple[Target, ...]:

@@ -161,6 +161,14 @@ def check_options(config: pytest.Config) -> None:
         raise pytest.UsageError(
             "an A/B needs no stored baseline and records none: drop --new-baselines/--update-baselines"
         )
+    if config.getoption("--replicates") == 1 and (
+        config.getoption("--against")
+        or config.getoption("--against-server")
+        or config.getoption("--attribute")
+    ):
+        raise pytest.UsageError(
+            "--replicates 1: of one boot a side nobody knows whether the boot or the version was slow; give 2 or more"
+        )
     _check_sweep(config)
     _check_attribute(config)
     for option in ("--replicates", "--load-processes", "--boot-timeout", "--max-minutes"):
