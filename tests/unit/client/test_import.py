@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from perfgate.baseline.directory import DirectoryStore
 from perfgate.cli import main
 from perfgate.client.imports import read_file
 from perfgate.errors import BaselineConflictError, InputError
-from perfgate.records import Cell
+from perfgate.noise import NoiseClass, NoiseModel, write_noise
+from perfgate.records import Cell, Fingerprint
 from perfgate.results import read_results
 
 DATA = Path(__file__).parents[2] / "data"
@@ -271,6 +273,47 @@ def test_a_file_of_several_workloads_is_refused(tmp_path):
 
 
 CELL = "--cell=h100/tiny/default/chat"
+
+
+@pytest.mark.parametrize(("factor", "status", "word"), [(1.0, 3, "PASS"), (1.3, 1, "REGRESSION")])
+def test_existing_recordings_are_judged(changed, tmp_path, capsys, factor, status, word):
+    """Five recordings a side, taken in turn: the same TTFT passes, one 30% longer is a regression; what has no noise model stays open."""
+
+    def recording(side: str, number: int, scale: float) -> str:
+        def change(data: dict[str, Any]) -> None:
+            plain(data)
+            for name in data:
+                if name.endswith("_ttft_ms"):
+                    data[name] *= scale * (1 + 0.002 * number)
+
+        path = changed(BENCH, change)
+        return str(path.rename(tmp_path / f"{side}-{number}.json"))
+
+    machine = Fingerprint(gpu_name="NVIDIA H100", gpu_count=1)
+    one = {"metric": "mean_ttft_ms", "concurrency": "2-4", "prior_df": 20.0, "prior_variance": 2e-4}
+    one |= {"boot_variance": 2e-4, "session_variance": 0.0, "session_variance_upper": 0.0}
+    one |= {"cells": 5, "sessions": 4, "boots": 40, "runs": 40}
+    write_noise(
+        tmp_path / "noise.json",
+        NoiseModel(
+            gpu="h100",
+            fitted=datetime(2026, 1, 1, tzinfo=UTC),
+            perfgate="0",
+            sources=("a",),
+            hardware=machine.hardware(),
+            classes=(NoiseClass.model_validate(one),),
+        ),
+    )
+    for side, scale in (("old", 1.0), ("new", factor)):
+        files = [recording(side, number, scale) for number in range(5)]
+        target = f"--json={tmp_path / side}.json"
+        assert main(["import", *files, CELL, "--gpu-name=NVIDIA H100", "--gpu-count=1", target]) == 0
+    capsys.readouterr()
+    given = [str(tmp_path / "old.json"), str(tmp_path / "new.json"), f"--noise={tmp_path / 'noise.json'}"]
+    found = main(["compare", "--interleaved", *given])
+    line = next(text for text in capsys.readouterr().out.splitlines() if "mean TTFT" in text)
+    assert word in line
+    assert found == status
 
 
 def test_the_command_writes_results_and_a_baseline_with_what_was_told(tmp_path, capsys):
