@@ -212,6 +212,21 @@ def test_aiperfs_units_are_read_and_not_assumed(changed):
 
 
 @pytest.mark.parametrize(
+    ("load", "known"),
+    [
+        ({"concurrency": 2}, {"concurrency": 2}),
+        ({"request_rate": 5.0, "concurrency": 8}, {"request_rate": 5.0, "max_concurrency": 8}),
+    ],
+)
+def test_aiperfs_earlier_configuration_is_read_too(changed, load, known):
+    """Up to 0.8 the model's name was the endpoint's, and the load was one table."""
+    config = {"endpoint": {"model_names": ["scripted"], "type": "chat"}, "loadgen": load}
+    found = read_file(changed(AIPERF, lambda data: data.update(input_config=config)))
+    assert found.model == "scripted"
+    assert found.workload | known | {"api": "chat"} == found.workload
+
+
+@pytest.mark.parametrize(
     ("change", "reason"),
     [
         ({"was_cancelled": True}, "cancelled"),

@@ -113,15 +113,13 @@ def _refused(data: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _model(data: Mapping[str, Any]) -> str | None:
-    items = mapping(mapping(data, "input_config"), "models").get("items")
-    if (
-        isinstance(items, list)
-        and items
-        and isinstance(items[0], Mapping)
-        and isinstance(items[0].get("name"), str)
-    ):
-        return str(items[0]["name"])
-    return None
+    config = mapping(data, "input_config")
+    # Up to 0.8 the names were the endpoint's.
+    items = mapping(config, "models").get("items") or mapping(config, "endpoint").get("model_names")
+    if not isinstance(items, list) or not items:
+        return None
+    name = items[0].get("name") if isinstance(items[0], Mapping) else items[0]
+    return name if isinstance(name, str) else None
 
 
 def _workload(data: Mapping[str, Any], requests: int) -> dict[str, Any]:
@@ -136,7 +134,7 @@ def _workload(data: Mapping[str, Any], requests: int) -> dict[str, Any]:
             known[name] = int(least)
     for phase in _phases(config):
         concurrency = number(phase, "concurrency")
-        rate = number(phase, "rate")
+        rate = number(phase, "rate") or number(phase, "request_rate")
         if rate is not None:
             known["request_rate"] = rate
             if concurrency is not None:
@@ -147,7 +145,8 @@ def _workload(data: Mapping[str, Any], requests: int) -> dict[str, Any]:
 
 
 def _phases(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The tables that say how requests arrived: ``phases``, or ``loadgen`` up to 0.8."""
     phases = config.get("phases")
     if not isinstance(phases, list):
-        return []
+        return [mapping(config, "loadgen")]
     return [phase for phase in phases if isinstance(phase, Mapping) and phase.get("name") == "profiling"]
