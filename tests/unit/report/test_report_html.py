@@ -92,7 +92,7 @@ def test_measurements_without_verdict_are_named() -> None:
     assert "That is not a pass." in page
 
 
-def test_each_section_of_the_issue_is_there() -> None:
+def test_every_section_is_there() -> None:
     """A full session shows diagnosis, replicates, distributions, timeline, boots, history, flags and environment."""
     example = session(cells=1, boots=2, runs=2, requests=8)
     line = HistoryLine(
@@ -160,6 +160,34 @@ def test_change_points_are_said_not_only_drawn() -> None:
     )  # fmt: skip
     page = html.page(example.results, history=[line])
     assert "<li>mean TTFT: 2026-03-01 slower +100.0%</li><li>mean TTFT: drift: slower &lt;b&gt;</li>" in page
+
+
+def test_an_ab_shows_both_sides_of_the_session() -> None:
+    """Where the old side was measured too, it stands beside the fresh boots, and neither the stored baseline nor the screen does."""
+    example = session(cells=1, boots=2, runs=1, requests=2)
+    other = session(cells=1, boots=2, runs=1, requests=2, seed=9)
+    (now,), (other_now,) = example.results.measurements, other.results.measurements
+    old = other_now.model_copy(
+        update={"side": "old", "fingerprint": now.fingerprint.model_copy(update={"vllm": "0.18.1"})}
+    )
+    screen = session(cells=1, boots=2, runs=1, requests=2, seed=5).results.measurements[0]
+    results = example.results.model_copy(update={"measurements": (screen, now, old)})
+    page = html.page(results, baselines=example.baselines)
+    found = re.search(r'<script type="application/json" class="data">(.*?)</script>', page, flags=re.DOTALL)
+    assert found
+    runs = next(plot for plot in json.loads(found[1])["plots"] if plot["kind"] == "replicates")["data"][
+        "runs"
+    ]
+    wanted = [
+        values
+        for m in (old, now)
+        for boot in m.boots
+        for values in charts.boot_values(boot, "output_throughput")
+    ]
+    assert runs["v"] == pytest.approx(wanted, rel=1e-4)
+    assert "Both sides were measured in this session" in page
+    assert ">0.18.1</td>" in page
+    assert "Both sides were measured" not in html.page(example.results, baselines=example.baselines)
 
 
 def test_an_invalid_run_is_shown_with_its_reason() -> None:

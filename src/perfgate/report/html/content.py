@@ -43,6 +43,7 @@ def cell_content(
     *,
     number: int,
     measurement: Measurement | None,
+    old: Measurement | None,
     baseline: Baseline | None,
     history: Sequence[HistoryLine],
     pool: sections.SettingsPool,
@@ -55,25 +56,26 @@ def cell_content(
         number: of the cell on the page.
         verdict: what was said about it.
         measurement: what was measured.
-        baseline: what it was judged against.
+        old: the old side, where both were measured in this session; it is then what the verdict rests on.
+        baseline: the stored one.
         history: its past sessions, a line a metric.
         pool: takes the resolved configuration.
         at: when the session began, which is what the age of a baseline is counted to.
         opened: whether the cell is open at first.
     """
     now = measurement.boots if measurement else ()
-    before = charts.boots_of(baseline)
+    before = old.boots if old else charts.boots_of(baseline)
     parts = [
         sections.attribution(verdict.attribution),
         sections.Section(title="Diagnosis", texts=verdict.notes),
         sections.unbelieved(now),
-        sections.replicates(verdict, before, now),
+        sections.replicates(verdict, before, now, fresh=old is not None),
         sections.distributions(before, now),
         sections.timeline(before, now),
         sections.boots(before, now),
         sections.history(history),
         sections.flags(measurement, before, now, pool),
-        sections.environment(measurement, baseline, at),
+        sections.environment(measurement, old, baseline, at),
     ]  # fmt: skip
     metrics = values.shown_metrics(verdict, everything=True)
     return CellContent(
@@ -120,6 +122,6 @@ def _metric_row(metric: MetricVerdict) -> tuple[str, ...]:
     )
 
 
-def by_cell(measurements: Iterable[Measurement]) -> dict[Cell, Measurement]:
-    """The measurement of each cell; of several the last."""
-    return {measurement.cell: measurement for measurement in measurements}
+def by_cell(measurements: Iterable[Measurement], side: str) -> dict[Cell, Measurement]:
+    """The measurement of each cell on one side of a comparison; of several the last, which is what the verdict rests on."""
+    return {measurement.cell: measurement for measurement in measurements if measurement.side == side}

@@ -40,7 +40,7 @@ def page(
         baselines: what each cell was judged against, as far as it is at hand.
         history: past sessions by cell and metric, with change points.
     """
-    measurements = by_cell(results.measurements)
+    measurements, old = (by_cell(results.measurements, side) for side in ("now", "old"))
     ordered = values.worst_first(results.verdicts)
     pool = SettingsPool()
     cells = [
@@ -48,6 +48,7 @@ def page(
             verdict,
             number=number,
             measurement=measurements.get(verdict.cell),
+            old=old.get(verdict.cell),
             baseline=(baselines or {}).get(verdict.cell),
             history=[line for line in history if line.cell == verdict.cell],
             pool=pool,

@@ -118,8 +118,10 @@ def unbelieved(boots: Sequence[BootRecord]) -> Section:
     return Section(title="Not believed", texts=tuple(texts))
 
 
-def replicates(verdict: CellVerdict, before: Sequence[BootRecord], now: Sequence[BootRecord]) -> Section:
-    """Every run of either side for each primary metric."""
+def replicates(
+    verdict: CellVerdict, before: Sequence[BootRecord], now: Sequence[BootRecord], *, fresh: bool = False
+) -> Section:
+    """Every run of either side for each primary metric; ``fresh`` where the other side was measured in the same session."""
     judged = [metric for metric in verdict.metrics if metric.primary]
     names = [metric.metric for metric in judged]
     if not judged:
@@ -151,9 +153,16 @@ def replicates(verdict: CellVerdict, before: Sequence[BootRecord], now: Sequence
     ]
     headings = ("boot", *(_with_unit(name) for name in names))
     table = Table(caption="Every run, a row a boot", headings=headings, rows=tuple(rows), folded=True)
-    return Section(title="Replicates", charts=tuple(found), legend=READ_REPLICATES, tables=(table,))
+    return Section(
+        title="Replicates",
+        charts=tuple(found),
+        legend=READ_REPLICATES,
+        tables=(table,),
+        texts=(FRESH,) if fresh else (),
+    )
 
 
+FRESH = "Both sides were measured in this session, in turns; the old side stands as the baseline."
 READ_REPLICATES = (
     "Dot: a run. Short tick: the mean of a boot. Shaded: from the baseline to the margin. "
     "Long bar: where the interval of the change puts the mean now."
@@ -302,13 +311,16 @@ def flags(
     )
 
 
-def environment(measurement: Measurement | None, baseline: Baseline | None, at: datetime) -> Section:
+def environment(
+    measurement: Measurement | None, old: Measurement | None, baseline: Baseline | None, at: datetime
+) -> Section:
     """The machine, the software and the baseline's origin, differences first; and whether it is due for a new recording."""
     if measurement is None:
         return Section(title="Environment")
+    reference = old or baseline
     fields = list(Fingerprint.model_fields)
     now = {name: _text(getattr(measurement.fingerprint, name)) for name in fields}
-    before = {name: _text(getattr(baseline.fingerprint, name)) for name in fields} if baseline else {}
+    before = {name: _text(getattr(reference.fingerprint, name)) for name in fields} if reference else {}
     tables = []
     differing = tuple(
         (_words(name), before[name], now[name]) for name in fields if before and before[name] != now[name]
