@@ -87,6 +87,7 @@ def _identity(launch: Mapping[str, Any]) -> tuple[Any, ...]:
         launch["module"],
         launch["kernel"],
         tuple((name, value) for name, value in launch["fields"]),
+        launch.get("key", ""),
     )
 
 

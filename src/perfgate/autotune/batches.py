@@ -10,8 +10,9 @@ import dataclasses
 from collections.abc import Sequence
 
 # 20 and 46 tokens are the prompts a reviewer of vLLM's own fix asked to try.
-PREFILL_LENGTHS = (1, 2, 7, 15, 16, 17, 20, 31, 32, 33, 46, 48, 63, 64, 65, 100, 128, 1000, 1024)
-LONGEST_PREFILL = 2048
+PREFILL_LENGTHS = (1, 2, 7, 15, 16, 17, 20, 31, 32, 33, 46, 48, 63, 64, 65, 100, 128, 1000, 1024, 2048)
+LONGEST_PREFILL = 8192
+"""What vLLM schedules in one step by default on GPUs of 70 GiB and more (`--max-num-batched-tokens`)."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,13 +53,13 @@ def _named(name: str, query: Sequence[int], context: Sequence[int], width: int =
 def serving_batches(
     lengths: Sequence[int] = PREFILL_LENGTHS, *, longest: int = LONGEST_PREFILL, wide: int = 4
 ) -> list[Batch]:
-    """Every kind of batch, for prompts of `lengths` and `longest` tokens; `wide` is the wider block table."""
-    batches = [_named(f"prefill of {length}", [length], [0]) for length in lengths]
+    """Every kind of batch of at most `longest` tokens, for prompts of `lengths` and `longest`; `wide` is the wider block table."""
+    batches = [_named(f"prefill of {length}", [length], [0]) for length in dict.fromkeys([*lengths, longest])]
     batches += [
-        _named(f"prefill of {longest}", [longest], [0]),
         _named("prefill of 20 after 64 (initial state)", [20], [64]),
         _named("prefill of 64 after 64 (initial state)", [64], [64]),
         _named("prefills of 100 and 200", [100, 200], [0, 0]),
+        _named("4 prefills of 2048", [2048] * 4, [0] * 4),
         _named("prefills of 5, 64 and 33, one with initial state", [5, 64, 33], [0, 64, 0]),
         _named("16 prefills of 16", [16] * 16, [0] * 16),
         _named("1 decode", [1], [40]),
@@ -71,4 +72,4 @@ def serving_batches(
         _named(f"2 decodes, block table {wide} wide", [1, 1], [40, 7], wide),
         _named(f"1 decode and a prefill of 64, block table {wide} wide", [1, 64], [40, 0], wide),
     ]
-    return batches
+    return [batch for batch in batches if batch.tokens <= longest]

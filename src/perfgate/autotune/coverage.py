@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import ConfigDict, Field
 
+from perfgate.autotune.batches import LONGEST_PREFILL
 from perfgate.autotune.process import TIMEOUT_S, ask_all
 from perfgate.errors import CoverageError, InputError
 from perfgate.records import Record
@@ -32,6 +33,8 @@ class Question(Record):
     state_dtype: str = "float32"
     layer: Layer | None = None
     """The model's own where not given."""
+    max_tokens: int = Field(default=LONGEST_PREFILL, ge=64, le=131072)
+    """Tokens of one step (`--max-num-batched-tokens`): the profile run's, and the longest prefill's."""
 
 
 class MissedKey(Record):
@@ -220,6 +223,7 @@ def cell(question: Question) -> dict[str, Any]:
         "interleaved": bool(facts.get("interleaved", model_type == "qwen3_next")),
         "tp": question.tp,
         "state_dtype": question.state_dtype,
+        "max_tokens": question.max_tokens,
     }
 
 
@@ -356,9 +360,11 @@ def compare(question: Question, answer: Mapping[str, Any], replayed: Mapping[str
         configs_benched_at_inference=sum(launch["configs"] for launch in missed),
         jit_missed=tuple(
             JitMiss(
-                kernel=launch["kernel"], specialisation=_specialisation(launch, compiled), when=launch["when"]
+                kernel=launch["kernel"],
+                specialisation=_specialisation(launch, compiled, late[:index]),
+                when=launch["when"],
             )
-            for launch in late
+            for index, launch in enumerate(late)
         ),
         layer_class=replayed["layer_class"],
         default_prefill_backend=replayed["default_backend"],
@@ -379,11 +385,25 @@ def differing(launch: Mapping[str, Any], warmed: Sequence[Mapping[str, Any]]) ->
     return "the kernel did not run in warm-up" if nearest is None else "; ".join(nearest)
 
 
-def _specialisation(launch: Mapping[str, Any], warmed: Sequence[Mapping[str, Any]]) -> str:
-    """What a late compile is specialised on: against warm-up where the kernel ran there, else in full."""
+def _specialisation(
+    launch: Mapping[str, Any], warmed: Sequence[Mapping[str, Any]], before: Sequence[Mapping[str, Any]]
+) -> str:
+    """What a late compile is specialised on: against warm-up where the kernel ran there, else against the nearest late one before it.
+
+    In full where it is the first.
+    """
     if _same(launch, warmed):
-        return differing(launch, warmed)
-    return "not in warm-up at all; " + "; ".join(f"{name}: {kind}" for name, kind in launch["fields"])
+        return differing(launch, warmed) or _UNNAMED
+    others = _same(launch, before)
+    if not others:
+        return f"{_ABSENT}; " + "; ".join(f"{name}: {kind}" for name, kind in launch["fields"])
+    nearest = min(others, key=lambda other: len(_differences(other["fields"], launch["fields"])))
+    changed = _differences(nearest["fields"], launch["fields"], "", f" at {nearest['when']!r}")
+    return f"{_ABSENT}; " + ("; ".join(changed) or _UNNAMED)
+
+
+_UNNAMED = "Triton's key differs in something that it gives no name"
+_ABSENT = "not in warm-up at all"
 
 
 def _same(launch: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -394,10 +414,12 @@ def _same(launch: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> lis
     ]
 
 
-def _differences(warm: Fields, serving: Fields) -> list[str]:
+def _differences(
+    warm: Fields, serving: Fields, here: str = " in serving", there: str = " in warm-up"
+) -> list[str]:
     ours, theirs = dict(warm), dict(serving)
     return [
-        f"{name}: {ours.get(name, 'absent')} in warm-up, {theirs.get(name, 'absent')} in serving"
+        f"{name}: {ours.get(name, 'absent')}{there}, {theirs.get(name, 'absent')}{here}"
         for name in dict.fromkeys([*ours, *theirs])
         if ours.get(name) != theirs.get(name)
     ]
@@ -408,4 +430,4 @@ def _launches(data: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _identity(launch: Mapping[str, Any]) -> tuple[Any, ...]:
-    return (launch["module"], launch["kernel"], launch["fields"])
+    return (launch["module"], launch["kernel"], launch["fields"], launch.get("key", ""))

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from perfgate.autotune import engine
-from perfgate.autotune.batches import Batch, serving_batches
+from perfgate.autotune.batches import LONGEST_PREFILL, Batch, serving_batches
 from perfgate.autotune.discovery import find_layer, find_warmups
 from perfgate.autotune.eventlog import VARIABLE
 from perfgate.autotune.kernelbench import FLUSH_BYTES, time_kernel
 from perfgate.autotune.plugin import Watcher
 from perfgate.autotune.reference import gated_delta_rule, relative_error
-from perfgate.autotune.replay import PROFILE_TOKENS, Cell
+from perfgate.autotune.replay import Cell
 
 MIB = 1024**2
 
@@ -31,7 +31,7 @@ class DeviceLayer:
     """One linear-attention layer on the current CUDA device."""
 
     def __init__(
-        self, cell: Cell, *, prefill_backend: str = "triton", max_tokens: int = PROFILE_TOKENS
+        self, cell: Cell, *, prefill_backend: str = "triton", max_tokens: int = LONGEST_PREFILL
     ) -> None:
         package = Path(next(iter(importlib.import_module("vllm").__path__)))
         layer_class = find_layer(cell.layer, package, model_type=cell.model_type)
@@ -66,7 +66,7 @@ class DeviceLayer:
 
     def profile_run(self) -> None:
         """The forward pass without metadata, in which releases warm their prefill kernels up."""
-        engine.forward(self.layer, self.config, PROFILE_TOKENS, None, device="cuda")
+        engine.forward(self.layer, self.config, LONGEST_PREFILL, None, device="cuda")
 
     def bind(self) -> None:
         """Allocate the states, after which the layer can serve."""

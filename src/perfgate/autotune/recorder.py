@@ -9,6 +9,7 @@ Runs inside the process that emulates a GPU.
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import importlib
 from collections.abc import Iterator
@@ -21,7 +22,8 @@ class Launch:
     """One distinct key of one kernel.
 
     `fields` names every element of the autotune key, or every argument of the specialisation; `when` is the first
-    batch that produced it; `configs` is how many configurations Triton would benchmark (autotune only).
+    batch that produced it; `configs` is how many configurations Triton would benchmark (autotune only); `key` is Triton's own text of a
+    specialisation, which decides whether two are the same.
     """
 
     kernel: str
@@ -29,6 +31,7 @@ class Launch:
     fields: tuple[tuple[str, str], ...]
     when: str
     configs: int = 0
+    key: str = ""
 
 
 class UnknownTritonError(Exception):
@@ -152,14 +155,15 @@ class Recorder:
             phase[identity] = Launch(
                 kernel=str(fn.name).rsplit(".", 1)[-1],
                 module=str(fn.module),
-                fields=_specialisation(more["compile"]),
+                fields=_specialisation(more["compile"], str(key)),
                 when=self.when,
+                key=str(key),
             )
         return True
 
 
-def _specialisation(job: dict[str, Any]) -> tuple[tuple[str, str], ...]:
-    """Name what Triton specialised each argument on, from what it hands to a compile hook."""
+def _specialisation(job: dict[str, Any], key: str) -> tuple[tuple[str, str], ...]:
+    """Name what Triton specialised each argument on, from what it hands to a compile hook, and from the key what that leaves out."""
     names = list(job["signature"])
     described: dict[str, str] = {name: str(kind) for name, kind in job["signature"].items()}
     for path, value in dict(job.get("constants") or {}).items():
@@ -170,8 +174,22 @@ def _specialisation(job: dict[str, Any]) -> tuple[tuple[str, str], ...]:
             name = _argument(path, names)
             if any("divisibility" in str(attribute) for attribute in attributes):
                 described[name] = f"{described.get(name, '')} divisible by 16".strip()
+    for name, value in zip(names, _values(key, len(names)), strict=False):
+        # An integer 1 that stays an argument (Triton 3.9): neither a constant nor an attribute, but another compile.
+        if isinstance(value, int) and "constexpr" not in described[name]:
+            described[name] += f" equal to {value}"
     options = tuple((name, str(job[name])) for name in ("num_warps", "num_stages") if name in job)
     return tuple(described.items()) + options
+
+
+def _values(key: str, arguments: int) -> list[Any]:
+    """The second halves of a key that begins with one (type, value) pair an argument; nothing for a key of another form."""
+    pairs, _, _ = key.partition("]{")
+    try:
+        found = ast.literal_eval(f"{pairs}]")
+        return [value for _type, value in found] if len(found) == arguments else []
+    except (ValueError, SyntaxError, TypeError):
+        return []
 
 
 def _argument(path: Any, names: list[str]) -> str:

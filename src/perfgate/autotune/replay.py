@@ -22,11 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from perfgate.autotune import engine
-from perfgate.autotune.batches import Batch, serving_batches
+from perfgate.autotune.batches import LONGEST_PREFILL, Batch, serving_batches
 from perfgate.autotune.discovery import UnknownLayoutError, find_layer, find_warmups
 from perfgate.autotune.recorder import Launch, Recorder
 
-PROFILE_TOKENS = 2048
 WARM_UP, SERVING = "warm-up", "serving"
 
 
@@ -45,6 +44,8 @@ class Cell:
     interleaved: bool
     tp: int
     state_dtype: str
+    max_tokens: int = LONGEST_PREFILL
+    """Tokens of the profile run and of the longest prefill: what the engine schedules in one step."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,14 +72,14 @@ def replay(cell: Cell, recorder: Recorder, batches: Sequence[Batch] | None = Non
     layer, config, default_backend = _triton_layer(layer_class, cell)
     failures: list[str] = []
     with recorder.during(WARM_UP, "profile run"), _watching(failures):
-        engine.forward(layer, config, PROFILE_TOKENS, None)
+        engine.forward(layer, config, cell.max_tokens, None)
     spec = engine.bind_caches(layer, config)
     runner = engine.runner(layer, config, spec)
     for warmup in warmups:
         with recorder.during(WARM_UP, warmup.__name__), _watching(failures):
             engine.call_warmup(warmup, runner)
     builder = engine.metadata_builder(layer, spec, config)
-    for batch in batches if batches is not None else serving_batches():
+    for batch in serving_batches(longest=cell.max_tokens) if batches is None else batches:
         with recorder.during(SERVING, batch.name):
             engine.forward(layer, config, batch.tokens, engine.metadata(builder, batch))
     return Replayed(
@@ -105,7 +106,7 @@ def _triton_layer(layer_class: type, cell: Cell) -> tuple[Any, Any, str]:
             tp=cell.tp,
             state_dtype=cell.state_dtype,
             prefill_backend=backend,
-            max_tokens=PROFILE_TOKENS,
+            max_tokens=cell.max_tokens,
         )
         layer = engine.build_layer(layer_class, config, hf_config, interleaved=cell.interleaved)
         rule: Any = getattr(layer, "chunk_gated_delta_rule", None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from perfgate.autotune.coverage import Coverage
 from perfgate.autotune.moe import MoeAnswer
@@ -73,9 +73,37 @@ def matrix(found: Sequence[Coverage]) -> str:
         f"vLLM {found[0].vllm}, Triton {found[0].triton}: {len(found)} cells, {count['covered']} covered, "
         f"{count['missed']} with missed keys, {count['undetermined']} undetermined"
     )
+    lines += _costs(found)
     reasons = dict.fromkeys(cell.reason() for cell in found if cell.status == "undetermined")
     lines += [f"? {reason}" for reason in reasons]
     return "\n".join(lines)
+
+
+def _costs(found: Sequence[Coverage]) -> list[str]:
+    """What a start and a first request cost on each GPU, over all its determined cells."""
+    lines = []
+    for gpu in dict.fromkeys(cell.gpu for cell in found):
+        known = [cell for cell in found if cell.gpu == gpu and not cell.undetermined]
+        if not known:
+            continue
+        start = _range(cell.configs_benched_at_start for cell in known)
+        late = _range(cell.configs_benched_at_inference for cell in known)
+        backends = sorted({cell.default_prefill_backend for cell in known} - {"", "triton"})
+        default = (
+            f"; prefills with {', '.join(backends)} by default, these are the keys of Triton's"
+            if backends
+            else ""
+        )
+        lines.append(f"{gpu}: {start} configurations benchmarked at start, {late} at inference{default}")
+    compiled = sorted({late.kernel for cell in found for late in cell.jit_missed})
+    if compiled:
+        lines.append(f"compiled at inference (no benchmark, but a pause): {', '.join(compiled)}")
+    return lines
+
+
+def _range(numbers: Iterable[int]) -> str:
+    low, *others = sorted(set(numbers))
+    return f"{low} to {others[-1]}" if others else str(low)
 
 
 def _shortened(text: str) -> str:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from perfgate.autotune.batches import LONGEST_PREFILL
 from perfgate.autotune.coverage import STATE_DTYPES, TP_SIZES, Coverage, Question, determine, divisible_sizes
 from perfgate.autotune.moe import MoeAnswer, tuned_configs
 from perfgate.autotune.process import TIMEOUT_S
@@ -60,6 +61,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         choices=STATE_DTYPES,
         help="dtype of the recurrent state; repeatable (default: float32)",
+    )
+    add(
+        "--max-tokens",
+        type=int,
+        default=LONGEST_PREFILL,
+        metavar="N",
+        help="tokens of one step, vLLM's --max-num-batched-tokens (default: %(default)s)",
     )
     add("--layer", choices=tuple(LAYER_MODELS), help="linear-attention layer (default: the model's)")
     add(
@@ -133,6 +141,8 @@ def ask_for(options: argparse.Namespace) -> list[Question]:
         )
     if any(size < 1 for size in options.tp):
         raise InputError(f"--tp is {min(options.tp)}; it must be 1 or more")
+    if not 64 <= options.max_tokens <= 131072:
+        raise InputError(f"--max-tokens is {options.max_tokens}; it must be between 64 and 131072")
     questions = []
     for gpu_name in gpu_names:
         gpu = gpus[resolve(gpu_name, gpus)].parse(GpuSpec)
@@ -141,7 +151,14 @@ def ask_for(options: argparse.Namespace) -> list[Question]:
             sizes = options.tp or (divisible_sizes(model, TP_SIZES) if options.matrix else (1,))
             dtypes = options.state_dtype or (STATE_DTYPES if options.matrix else STATE_DTYPES[:1])
             questions += [
-                Question(gpu=gpu, model=model, tp=size, state_dtype=dtype, layer=options.layer)
+                Question(
+                    gpu=gpu,
+                    model=model,
+                    tp=size,
+                    state_dtype=dtype,
+                    layer=options.layer,
+                    max_tokens=options.max_tokens,
+                )
                 for size in sizes
                 for dtype in dtypes
             ]

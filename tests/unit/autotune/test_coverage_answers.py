@@ -129,6 +129,40 @@ def test_late_compiles_are_counted_apart() -> None:
     assert late.specialisation == "T: i32 divisible by 16 in warm-up, i32 in serving"
 
 
+def test_a_second_late_compile_is_told_from_the_first() -> None:
+    """Of a kernel that warm-up never launches the first specialisation is given in full, another by what it changes."""
+    key = launch(BT="64")
+    first, second = launch(T="i32", x="*bf16", when="1 decode"), launch(T="constexpr 1", x="*bf16")
+    found = answer(warmed=[key], served=[key], compiled_serving=[first, second])
+    assert [late.specialisation for late in found.jit_missed] == [
+        "not in warm-up at all; T: i32; x: *bf16",
+        "not in warm-up at all; T: i32 at '1 decode', constexpr 1",
+    ]
+
+
+def test_tritons_key_decides_whether_two_compiles_are_one() -> None:
+    """A specialisation of the same names under another key is compiled again, also where its difference has no name."""
+    key, warm = launch(BT="64"), launch(n="i32") | {"key": "one"}
+    serving = launch(n="i32") | {"key": "two"}
+    found = answer(warmed=[key], served=[key], compiled_warm=[warm], compiled_serving=[warm, serving])
+    assert [late.specialisation for late in found.jit_missed] == [
+        "Triton's key differs in something that it gives no name"
+    ]
+
+
+def test_the_matrix_says_what_a_start_costs() -> None:
+    """Configurations at start and at inference by GPU, kernels that are compiled late, and a default backend without an autotuner."""
+    key = launch()
+    one = answer(warmed=[key], served=[key], compiled_serving=[launch("late")], default_backend="flashinfer")
+    two = compare(question(tp=2), ANSWER, replayed(served=[key]))
+    text = matrix([one, two])
+    assert (
+        "gb10: 0 to 4 configurations benchmarked at start, 0 to 4 at inference; prefills with flashinfer"
+        in text
+    )
+    assert "compiled at inference (no benchmark, but a pause): late" in text
+
+
 def test_the_json_has_the_agreed_names() -> None:
     """Readers of the JSON rely on these fields."""
     found = answer(warmed=[launch()], served=[launch(BT="1")]).model_dump(mode="json")

@@ -122,6 +122,8 @@ def test_the_batches_hold_every_length_class() -> None:
     assert any(max(batch.query) > 1 and max(batch.context) > 0 for batch in batches)
     assert any(batch.table_width > 1 for batch in batches)
     assert len({batch.name for batch in batches}) == len(batches)
+    assert max(batch.tokens for batch in batches) == 8192
+    assert max(batch.tokens for batch in serving_batches(longest=300)) == 300
 
 
 @pytest.mark.parametrize(("query", "context"), [((), ()), ((1,), ()), ((0,), (0,)), ((1,), (-1,))])
