@@ -157,6 +157,20 @@ def test_guidellms_itl_is_tpot_here_and_its_tpot_is_nothing():
     assert found.tool == "GuideLLM 0.8.1"
 
 
+def test_guidellm_0_3_is_read_by_the_same_definitions(changed):
+    """An earlier layout of the file: the same metrics from the times of every request, and a warm-up in it leaves no rate."""
+    source = DATA / "guidellm-0.3-benchmarks.json"
+    requests = json.loads(source.read_text())["benchmarks"][0]["requests"]["successful"]
+    found = read_file(source)
+    (run,) = found.runs
+    for name, key in (("mean_ttft_ms", "time_to_first_token_ms"), ("mean_tpot_ms", "inter_token_latency_ms")):
+        assert run.metrics[name] == pytest.approx(np.mean([one[key] for one in requests]))
+    assert (found.tool, found.model) == ("GuideLLM", "scripted")
+    assert found.workload | {"concurrency": 2, "output_len": 8, "num_prompts": 6} == found.workload
+    warmed = changed(source, lambda data: data["benchmarks"][0]["args"].update(warmup_number=2))
+    assert all(name.endswith("_ms") for name in read_file(warmed).runs[0].metrics)
+
+
 def test_guidellms_summary_gives_only_means_that_cannot_differ(changed):
     """Without the times of all requests: no percentile, no rate, and a token-weighed mean only where all weights are equal."""
 

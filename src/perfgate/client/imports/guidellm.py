@@ -1,9 +1,9 @@
 """GuideLLM's ``benchmarks.json``.
 
 Its ``inter_token_latency_ms`` is one number a request, (last token − first token)/(n − 1): that is TPOT here. Its
-``time_per_output_token_ms`` is (last token − start)/n, which is nothing here. Its summaries weigh these by tokens, its percentiles are
-nearest ranks, and its tok/s is a distribution over time; so where the file has the times of every request the metrics are computed
-from those, and otherwise only means that cannot differ are taken.
+``time_per_output_token_ms`` is divided by n (up to 0.3 from the first token on, later from the start), which is nothing here. Its
+summaries weigh these by tokens, its percentiles are nearest ranks, and its tok/s is a distribution over time; so where the file has
+the times of every request the metrics are computed from those, and otherwise only means that cannot differ are taken.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from perfgate.timings import OK, Timings
 
 TOOL = "GuideLLM"
 _REFUSED = (
-    "time_per_output_token_ms: GuideLLM's is E2EL/n; TPOT here is (E2EL − TTFT)/(n − 1)",
+    "time_per_output_token_ms: GuideLLM's is divided by n; TPOT here is (E2EL − TTFT)/(n − 1)",
     "ITL: GuideLLM keeps the first and the last token of a request, not those between",
 )
 _SUMMARY = (
@@ -29,12 +29,19 @@ _SUMMARY = (
     "throughput: GuideLLM's is a distribution over time, and the file lacks the times of every request",
 )
 _NOTES = ("GuideLLM's times are of the wall clock, and TTFT ends at the first text, not at the first event",)
+_TIMES = ("request_start", "first_token_iteration", "last_token_iteration", "request_end")
+_EARLIER_TIMES = ("start_time", "first_token_time", "last_token_time", "end_time")
 _WARMED = "requests: warm-up or cool-down was cut off, what was in flight then is not in the file"
 
 
 def recognises(data: Mapping[str, Any]) -> bool:
     """Whether the object looks like this tool's."""
-    return isinstance(data.get("benchmarks"), list) and "metadata" in data
+    benchmarks = data.get("benchmarks")
+    if not isinstance(benchmarks, list):
+        return False
+    return "metadata" in data or any(
+        isinstance(one, Mapping) and one.get("type_") == "generative_benchmark" for one in benchmarks
+    )
 
 
 def read(data: Mapping[str, Any]) -> Imported:
@@ -59,12 +66,19 @@ def read(data: Mapping[str, Any]) -> Imported:
 
 def _benchmark(data: Mapping[str, Any], tool: str) -> Imported:
     metrics = mapping(data, "metrics")
-    totals = mapping(metrics, "request_totals")
+    # Up to 0.3 totals, strategy and model stood elsewhere.
+    earlier, config = mapping(data, "args"), mapping(data, "config")
+    totals = mapping(metrics, "request_totals") or mapping(data, "request_totals")
     ok, bad = int(needed(totals, "successful")), int(needed(totals, "errored") + needed(totals, "incomplete"))
     invalid = [f"{ok} of {ok + bad} requests succeeded"] if bad or not ok else []
     requests = mapping(data, "requests").get("successful")
     whole = isinstance(requests, list) and len(requests) == ok
-    cut = bool(number(data, "warmup_duration") or number(data, "cooldown_duration"))
+    cut = any(
+        number(where, f"{end}_{unit}")
+        for where in (data, earlier)
+        for end in ("warmup", "cooldown")
+        for unit in ("duration", "number")
+    )
     refused, values = list(_REFUSED), dict[str, float]()
     if ok and whole and isinstance(requests, list):
         values = summarise(_timings(requests))
@@ -85,12 +99,11 @@ def _benchmark(data: Mapping[str, Any], tool: str) -> Imported:
         metrics={} if invalid else values,
         invalid=tuple(invalid),
     )
-    config = mapping(data, "config")
-    backend = mapping(config, "backend").get("model")
+    backend = mapping(config, "backend").get("model") or mapping(data, "worker").get("backend_model")
     return Imported(
         tool=tool,
         model=backend if isinstance(backend, str) else None,
-        workload=_workload(mapping(config, "strategy"), metrics, ok + bad),
+        workload=_workload(mapping(config or earlier, "strategy"), metrics, ok + bad),
         runs=(run,),
         refused=tuple(refused),
         notes=_NOTES,
@@ -101,18 +114,11 @@ def _timings(requests: Sequence[Mapping[str, Any]]) -> Timings:
     count = len(requests)
     rows = []
     for index, request in enumerate(requests):
-        times = mapping(mapping(request, "info"), "timings")
+        earlier = "first_token_time" in request
+        times = request if earlier else mapping(mapping(request, "info"), "timings")
         try:
             rows.append(
-                [
-                    needed(times, key)
-                    for key in (
-                        "request_start",
-                        "first_token_iteration",
-                        "last_token_iteration",
-                        "request_end",
-                    )
-                ]
+                [needed(times, key) for key in (_EARLIER_TIMES if earlier else _TIMES)]
                 + [needed(request, "output_tokens"), number(request, "prompt_tokens") or -1]
             )
         except ShapeError as error:
