@@ -14,11 +14,11 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from perfgate.diagnosis import server_view
+from perfgate.effects import Effect, FlagReport
 from perfgate.findings import Answer, ClaimFinding, ClaimPart
 from perfgate.metrics import METRICS
 from perfgate.noise import NoiseModel
 from perfgate.records import BootRecord, Finite, Measurement, Name, Record
-from perfgate.server.flags import Effect, FlagReport
 from perfgate.server.spec import Value, flag_name, normal_args
 from perfgate.statistics.band import Band, judge_band, together
 from perfgate.statistics.interval import Prior, compare

@@ -3,13 +3,13 @@
 import pytest
 
 from perfgate.claims import ClaimSpec, Side, judge_claim, judge_flags, kv_state
+from perfgate.effects import Effect, FlagReport
 from perfgate.experiment.claims import load_claims, missing_files
 from perfgate.experiment.interleaved import differing
 from perfgate.records import BootRecord, Cell, Fingerprint, Measurement, RunRecord
 from perfgate.report import claims as report
 from perfgate.selection import Catalogues, Request, select
 from perfgate.server import ServerSpec
-from perfgate.server.flags import Effect, FlagReport
 
 GB10 = "gb10"
 

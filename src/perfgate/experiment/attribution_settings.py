@@ -17,7 +17,7 @@ from typing import Any
 
 from perfgate.errors import InputError
 from perfgate.server import ServerSpec, SettingChange
-from perfgate.server.flags import arguments_behind
+from perfgate.server.flagnames import arguments_behind
 from perfgate.server.secrets import MASK, is_secret_name
 from perfgate.server.spec import LocalLauncher, Value, opposite
 

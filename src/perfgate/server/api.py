@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -9,6 +10,7 @@ from urllib.parse import urlsplit
 
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
 from perfgate.errors import ServerError
 from perfgate.iterations import HISTOGRAM, bucket_name
@@ -110,26 +112,41 @@ def parse_counters(page: str) -> dict[str, float]:
         and ("_bucket{" not in line or line.startswith(f"{HISTOGRAM}_bucket{{"))
     )
     counters: dict[str, float] = {}
-    for family in text_string_to_metric_families(wanted + "\n"):
-        for sample in family.samples:
-            name, value = sample.name, float(sample.value)
-            if name == f"{HISTOGRAM}_bucket":
-                name = bucket_name(sample.labels["le"])
-                counters[name] = counters.get(name, 0.0) + value
-                continue
-            if name.endswith((*_NOT_COUNTED, "_info")) or not math.isfinite(value):
-                continue
-            if name.endswith("_perc"):
-                counters[name] = max(counters.get(name, 0.0), value)
-            else:
-                counters[name] = counters.get(name, 0.0) + value
+    for sample in _samples(wanted):
+        name, value = sample.name, float(sample.value)
+        if name == f"{HISTOGRAM}_bucket" and "le" in sample.labels:
+            name = bucket_name(sample.labels["le"])
+        elif name.endswith((*_NOT_COUNTED, "_info")):
+            continue
+        if not math.isfinite(value):
+            continue
+        if name.endswith("_perc"):
+            counters[name] = max(counters.get(name, 0.0), value)
+        else:
+            counters[name] = counters.get(name, 0.0) + value
     return counters
 
 
 def parse_cache_config(page: str) -> dict[str, str]:
     """The labels of ``vllm:cache_config_info``: resolved cache settings as text; empty where the page has none."""
     lines = [line for line in page.splitlines() if line.startswith("vllm:cache_config_info{")]
-    for family in text_string_to_metric_families("\n".join(lines) + "\n"):
-        for sample in family.samples:
-            return {key: value for key, value in sample.labels.items() if key != "engine"}
+    for sample in _samples("\n".join(lines)):
+        return {key: value for key, value in sample.labels.items() if key != "engine"}
     return {}
+
+
+def _samples(lines: str) -> list[Sample]:
+    """The samples on these lines; a line that is no sample is left out."""
+    try:
+        return [
+            sample for family in text_string_to_metric_families(lines + "\n") for sample in family.samples
+        ]
+    except ValueError:
+        pass
+    found: list[Sample] = []
+    for line in lines.splitlines():
+        with contextlib.suppress(ValueError):
+            found += [
+                sample for family in text_string_to_metric_families(line + "\n") for sample in family.samples
+            ]
+    return found

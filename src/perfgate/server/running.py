@@ -13,17 +13,18 @@ from urllib.parse import urlsplit
 
 import psutil
 
+from perfgate.effects import FlagReport
 from perfgate.environment import gpu_energy_j, probe
 from perfgate.errors import IdentityError, ServerDiedError, ServerError
 from perfgate.server.api import ServerApi, parse_cache_config, parse_counters
 from perfgate.server.bootlog import BootLog, compile_events, parse_boot_log
-from perfgate.server.flags import Evidence, FlagReport, flags_in_effect
+from perfgate.server.flags import Evidence, flags_in_effect
 from perfgate.server.launch import container_pids
 from perfgate.server.logtail import ServerLog
 from perfgate.server.ports import listeners
 from perfgate.server.process import Family, ServerProcess, describe_status
 from perfgate.server.secrets import masked
-from perfgate.server.settings import flat_settings
+from perfgate.server.settings import flat, lasting
 from perfgate.server.spec import DockerLauncher, ServerSpec
 
 _HELPERS = ("resource_tracker", "compile_worker", "multiprocessing.forkserver import")
@@ -139,16 +140,11 @@ class RunningServer:
 
         From ``/server_info`` where the release offers it, else what the metrics page and the engine's log line say.
         """
-        return dict(self.evidence.settings) or {
-            **{
-                f"engine.{key}": value
-                for key, value in flat_settings(self.evidence.log.engine_config).items()
-            },
-            **{
-                f"cache_config.{key}": value
-                for key, value in flat_settings(self.evidence.cache_config).items()
-            },
+        said = self.evidence.settings or {
+            **{f"engine.{key}": value for key, value in self.evidence.log.engine_config.items()},
+            **{f"cache_config.{key}": value for key, value in self.evidence.cache_config.items()},
         }
+        return lasting(said)
 
     @cached_property
     def evidence(self) -> Evidence:
@@ -161,7 +157,7 @@ class RunningServer:
         config, variables = info.get("vllm_config"), info.get("vllm_env")
         secrets = self.spec.secrets()
         return Evidence(
-            settings=masked(flat_settings(config), secrets) if isinstance(config, dict) else {},
+            settings=masked(flat(config), secrets) if isinstance(config, dict) else {},
             variables=variables if isinstance(variables, dict) else {},
             cache_config=cache_config,
             log=self.boot_log,

@@ -23,13 +23,18 @@ UNASKED = "not set by you"
 """How the line of a change ends that no flag asked for."""
 
 
-def flat_settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A resolved configuration as ``section.key`` → value, without what belongs to one boot alone.
+def flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A resolved configuration as ``section.key`` → value, all of it.
 
     Args:
         config: the ``vllm_config`` of ``/server_info``.
     """
-    return {key: value for key, value in _flat(config, "") if not _OWN_TO_A_BOOT.search(key)}
+    return dict(_flat(config, ""))
+
+
+def lasting(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The flat settings without what belongs to one boot, one machine or one path."""
+    return {key: value for key, value in settings.items() if not _OWN_TO_A_BOOT.search(key)}
 
 
 def settings_hash(settings: Mapping[str, Any]) -> str | None:

@@ -19,6 +19,7 @@ from pydantic import Field, StringConstraints, ValidationError, field_validator,
 
 from perfgate.errors import InputError
 from perfgate.records import Name, Record
+from perfgate.server.flagnames import ALIASES, long_name
 from perfgate.server.secrets import MASK, Secrets, is_secret_name, masked
 
 Value: TypeAlias = bool | int | float | str | list[Any] | dict[str, Any]
@@ -34,6 +35,12 @@ THROUGH_ENVIRONMENT: Mapping[str, str] = {"api-key": "VLLM_API_KEY", "hf-token":
 """Secret flags that vLLM also reads from its environment, where no process list shows them."""
 
 _FLAG = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*")
+_LONG = re.compile(r"--([A-Za-z][A-Za-z0-9_.-]*)(?:(=|\s+)(.*))?", re.DOTALL)
+_SHORT = re.compile(
+    rf"-({'|'.join(sorted(ALIASES, key=len, reverse=True))}|(?:{'|'.join(ALIASES)})\.[\w.]+)(?:(=|\s+|(?<=-O)(?=\S))(.*))?",
+    re.DOTALL,
+)
+"""``-tp 2``, ``-tp=2``, ``-O3``, ``-cc.mode=3``."""
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -272,8 +279,8 @@ def absolute_path(value: str) -> str:
 
 
 def flag_name(flag: str) -> str:
-    """The name of a flag as it is kept: long, no leading dashes, hyphens for underscores outside dotted JSON keys."""
-    head, dot, tail = flag.removeprefix("--").partition(".")
+    """The name of a flag as it is kept: the long one, no leading dashes, hyphens for underscores outside dotted JSON keys."""
+    head, dot, tail = long_name(flag.removeprefix("-").removeprefix("-")).partition(".")
     return head.replace("_", "-") + dot + tail
 
 
@@ -335,14 +342,14 @@ def _quoted(name: str, value: Any) -> str:
 def _parse_flags(words: Sequence[str]) -> Iterable[tuple[str, Value]]:
     pending: str | None = None
     for word in (word.strip() for word in words):
-        if pending is not None and not word.startswith("--"):
+        if pending is not None and not word.startswith("--") and not _SHORT.fullmatch(word):
             yield pending, _value(word)
             pending = None
             continue
         if pending is not None:
             yield pending, True
             pending = None
-        match = re.fullmatch(r"--([A-Za-z][A-Za-z0-9_.-]*)(?:(=|\s+)(.*))?", word, flags=re.DOTALL)
+        match = _LONG.fullmatch(word) or _SHORT.fullmatch(word)
         if match is None:
             raise InputError(
                 f"{Secrets().mask(word)!r} is not a vLLM flag",
@@ -352,7 +359,7 @@ def _parse_flags(words: Sequence[str]) -> Iterable[tuple[str, Value]]:
         name = flag_name(name)
         if name in OWN_FLAGS:
             raise InputError(f"--{name} cannot be changed", remedy=f"{OWN_FLAGS[name].capitalize()}.")
-        if separator:
+        if separator is not None:
             yield name, _value(text)
         else:
             pending = name

@@ -54,7 +54,7 @@ def text(name: str) -> str:
             "0.25.1",
             {"model_load_gib": 3.54, "weights_s": 1.282875, "compile_s": 32.58, "warmup_s": 112.03},
         ),
-        ("h100-0.25.1-busy.log", None, {}),
+        ("h100-0.25.1-busy.log", "0.25.1", {}),
     ],
 )
 def test_quantities_of_real_logs(name, version, quantities):

@@ -1,6 +1,7 @@
 """Asked versus in effect, source by source, and what moved between two boots."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,9 @@ from perfgate.records import Baseline, BootRecord, Cell, Fingerprint, Measuremen
 from perfgate.server import Effect, ServerSpec, moved_defaults, moved_settings, settings_hash
 from perfgate.server.api import parse_cache_config, parse_counters
 from perfgate.server.bootlog import BootLog, parse_boot_log
-from perfgate.server.flags import Evidence, flags_in_effect
-from perfgate.server.settings import flat_settings
+from perfgate.server.flags import Evidence, flags_in_effect, stale_accepts
+from perfgate.server.settings import flat, lasting
+from perfgate.server.spec import OWN_FLAGS
 
 DATA = Path(__file__).parent / "data"
 ALIGN = (
@@ -23,7 +25,7 @@ def h100(*, settings=True, cache=True, log=True) -> Evidence:
     info = json.loads((DATA / "h100-0.25.1-eager.server_info.json").read_text())
     page = (DATA / "h100-0.25.1-eager.metrics.txt").read_text()
     return Evidence(
-        settings=flat_settings(info["vllm_config"]) if settings else {},
+        settings=flat(info["vllm_config"]) if settings else {},
         cache_config=parse_cache_config(page) if cache else {},
         log=parse_boot_log((DATA / "h100-0.25.1-eager.log").read_text()) if log else BootLog(),
     )
@@ -183,6 +185,122 @@ def test_tables_are_compared_key_by_key():
     assert report({"compilation-config.mode": 3}, evidence).effect is Effect.HONOURED
 
 
+def test_member_of_an_enumeration_is_found_in_the_engines_line():
+    """The page shows a graph mode as a number; the log's line has its name, and decides."""
+    line = "Initializing a V1 LLM engine (v0.25.1) with config: model='m', compilation_config={'cudagraph_mode': <CUDAGraphMode.NONE: 0>}"
+    evidence = Evidence(settings={"compilation_config.cudagraph_mode": 0}, log=parse_boot_log(line))
+    found = report({"compilation-config": {"cudagraph_mode": "FULL"}}, evidence)
+    assert (found.effect, found.running, found.source) == (
+        Effect.OVERRIDDEN, '{"cudagraph_mode": "NONE"}', "engine configuration in the log",
+    )  # fmt: skip
+    assert report({"compilation-config.cudagraph_mode": "NONE"}, evidence).effect is Effect.HONOURED
+    assert report({"compilation-config.cudagraph_mode": 0}, evidence).source == "/server_info"
+
+
+def test_arguments_inside_sections_of_the_engines_line():
+    """A parser that only the engine's line shows, inside a section of it, is found there."""
+    evidence = h100(settings=False, cache=False)
+    assert report({"jit-monitor-mode": "warn"}, evidence).effect is Effect.HONOURED
+    assert report({"jit-monitor-mode": "error"}, evidence).running == "warn"
+    assert report({"reasoning-parser": "qwen3"}, evidence).effect is Effect.OVERRIDDEN
+
+
+def test_automatic_length_is_whatever_vllm_chose():
+    """-1 and auto leave the model length to vLLM, so that no length contradicts them."""
+    for value in (-1, "auto"):
+        assert report({"max-model-len": value}, h100()).effect is Effect.HONOURED
+
+
+def test_settings_of_a_draft_model_are_not_the_flags():
+    """A speculative configuration has a length and a dtype of its own, which do not make the flag ambiguous."""
+    evidence = Evidence(
+        settings={"model_config.max_model_len": 4096, "speculative_config.max_model_len": 2048}
+    )
+    assert report({"max-model-len": 4096}, evidence).effect is Effect.HONOURED
+
+
+def test_abbreviated_flag_is_the_argument_that_vllm_parsed():
+    """An unambiguous beginning of a flag, which argparse takes, is compared as the argument that it became."""
+    log = parse_boot_log("non-default args: {'max_num_batched_tokens': 2048, 'port': 1}")
+    evidence = Evidence(settings={"scheduler_config.max_num_batched_tokens": 4096}, log=log)
+    assert report({"max-num-batched": 2048}, evidence).running == "4096"
+
+
+@pytest.mark.parametrize(
+    ("key", "asked", "running", "line"),
+    [
+        ("max-num-batched-tokens", 2048, 8192, "Raising max_num_batched_tokens from 2048 to 8192 to accommodate 'image' input"),
+        ("max-num-batched-tokens", 8192, 2048, "max_num_batched_tokens was lowered to 2048"),
+        ("enable-prefix-caching", True, False, "Prefix caching is not supported for this model; disabling it"),
+        ("enable-chunked-prefill", True, False, "MLA is enabled; forcing chunked prefill and prefix caching to be disabled."),
+        ("block-size", 16, 64, "Forcing kv cache block size to 64 for FlashMLA backend."),
+        ("max-num-seqs", 512, 128, "Capped max_num_seqs at 128, as many as there are state slots"),
+        ("kv-cache-dtype", "fp8_e5m2", "auto", "CPU backend doesn't support KV cache quantization fallback to auto for kv_cache_dtype"),
+        ("enable-dbo", True, False, "dbo: Dual-Batch Overlap is not supported on CPU, disabled."),
+        ("max-model-len", 131072, 32768, "Auto-fit max_model_len: reduced from 131072 to 32768 to fit in available GPU memory"),
+    ],
+)  # fmt: skip
+def test_overrides_of_any_flag_are_quoted(key, asked, running, line):
+    """Whatever flag runs with another value, the line that speaks of it is quoted, rather one that shows what runs."""
+    name = key.replace("-", "_")
+    log = parse_boot_log(
+        f"INFO 11-22 02:51:42 [x.py:1] {name} is set to something\nINFO 11-22 02:51:43 [x.py:1] {line}"
+    )
+    found = report({key: asked}, Evidence(settings={f"some_config.{name}": running}, log=log))
+    assert found.effect is Effect.OVERRIDDEN
+    assert line in found.because or "is set to something" in found.because
+    if str(running) in line:
+        assert line in found.because
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "WARNING max_parallel_loading_workers is currently not supported and will be ignored.",
+        "WARNING --max-parallel-loading-workers has no effect when using the Ray executor.",
+    ],
+)
+def test_a_configuration_that_repeats_an_ignored_flag_proves_nothing(line):
+    """VLLM keeps some flags that it ignores in its configuration: its warning decides."""
+    evidence = Evidence(
+        settings={"parallel_config.max_parallel_loading_workers": 4}, log=parse_boot_log(line)
+    )
+    found = report({"max-parallel-loading-workers": 4}, evidence)
+    assert (found.effect, found.because) == (Effect.IGNORED, line)
+
+
+def test_warnings_about_other_things_ignore_no_flag():
+    """The warnings of the real logs name no flag as ignored."""
+    for name in ("h100-0.25.1-eager.log", "cpu-0.32.0-eager.log", "cpu-0.32.0-compiled.log"):
+        evidence = Evidence(log=parse_boot_log((DATA / name).read_text()))
+        names = {key.replace("_", "-") for key in evidence.log.arguments}
+        spec = ServerSpec(name="s", args=dict.fromkeys(names - set(OWN_FLAGS), 1))
+        assert len(spec.args) > 2
+        assert not [found for found in flags_in_effect(spec, evidence) if found.effect is Effect.IGNORED]
+
+
+def test_acceptance_that_no_longer_applies_is_said():
+    """An accepted flag that is honoured, or that nobody sets any more, is named; one that is still overridden, or unknown, is not."""
+    spec = ServerSpec(
+        name="s",
+        args={"mamba-cache-mode": "none", "max-num-seqs": 1024, "no-async-scheduling": True, "novel": 1},
+        env={"VLLM_X": "1"},
+        accepts=dict.fromkeys(
+            ("mamba-cache-mode", "max-num-seqs", "async-scheduling", "novel", "gone", "VLLM_X", "VLLM_Y"),
+            "because",
+        ),
+    )
+    evidence = replace(h100(), process_environment={"VLLM_X": "1"})
+    reports = flags_in_effect(spec, evidence)
+    assert not [found for found in reports if found.harmful]
+    assert stale_accepts(spec, reports) == (
+        "accepts 'max-num-seqs', which is honoured here (/server_info): remove it",
+        "accepts 'gone', which the server does not set: remove it",
+        "accepts 'VLLM_X', which is honoured here (process environment): remove it",
+        "accepts 'VLLM_Y', which the server does not set: remove it",
+    )
+
+
 def test_name_that_several_sections_have_is_not_guessed():
     """A name with different values in different sections gives no answer; with the same value it does."""
     differing = Evidence(settings={"a_config.backend": "x", "b_config.backend": "y"})
@@ -210,6 +328,8 @@ def test_flag_that_the_log_calls_ignored():
         ("VLLM_CPU_KVCACHE_SPACE", "1", Effect.HONOURED, "/server_info"),
         ("VLLM_CPU_KVCACHE_SPACE", "4", Effect.OVERRIDDEN, "/server_info"),
         ("VLLM_MISSPELT", "1", Effect.IGNORED, "log"),
+        ("VLLM_OF_A_PLUGIN", "1", Effect.UNKNOWN, ""),
+        ("VLLM_API_KEY_FILE", "x", Effect.HONOURED, "process environment"),
         ("TORCHINDUCTOR_COMPILE_THREADS", "1", Effect.HONOURED, "process environment"),
         ("TORCHINDUCTOR_COMPILE_THREADS", "2", Effect.OVERRIDDEN, "process environment"),
     ],
@@ -219,7 +339,12 @@ def test_variables(variable, value, effect, source):
     evidence = Evidence(
         variables={"VLLM_MEMORY_PROFILER_ESTIMATE_CUDAGRAPHS": True, "VLLM_CPU_KVCACHE_SPACE": 1},
         log=parse_boot_log("WARNING Unknown vLLM environment variable detected: VLLM_MISSPELT"),
-        process_environment={"TORCHINDUCTOR_COMPILE_THREADS": "1", "VLLM_MISSPELT": "1"},
+        process_environment={
+            "TORCHINDUCTOR_COMPILE_THREADS": "1",
+            "VLLM_MISSPELT": "1",
+            "VLLM_OF_A_PLUGIN": "1",
+            "VLLM_API_KEY_FILE": "x",
+        },
     )
     (found,) = flags_in_effect(ServerSpec(name="s", env={variable: value}), evidence)
     assert (found.effect, found.source) == (effect, source)
@@ -286,7 +411,7 @@ def test_cache_config_labels():
 
 def test_settings_are_flat_and_without_what_belongs_to_one_boot():
     """Names, addresses, ports and sizes found at boot are no settings."""
-    settings = h100().settings
+    settings = lasting(h100().settings)
     assert settings["cache_config.mamba_cache_mode"] == "align"
     assert settings["parallel_config.eplb_config.window_size"] == 1000
     for key in (

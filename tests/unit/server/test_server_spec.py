@@ -224,3 +224,37 @@ def test_a_port_is_a_port(port):
     with pytest.raises(ValidationError, match="is no port"):
         ServerSpec(name="s", args={"port": port})
     assert ServerSpec(name="s", args={"port": "8000"}).args["port"] == "8000"
+
+
+@pytest.mark.parametrize(
+    ("words", "args"),
+    [
+        (["-tp=2"], {"tensor-parallel-size": 2}),
+        (["-tp 2"], {"tensor-parallel-size": 2}),
+        (["-tp", "2"], {"tensor-parallel-size": 2}),
+        (["-O3"], {"optimization-level": 3}),
+        (["-O=2"], {"optimization-level": 2}),
+        (["-q", "fp8"], {"quantization": "fp8"}),
+        (["-cc.mode=3"], {"compilation-config.mode": 3}),
+        (["-ep"], {"enable-expert-parallel": True}),
+        (["--max-model-len", "-1"], {"max-model-len": -1}),
+        (["--max_num_seqs=4", "-dp", "2"], {"max-num-seqs": 4, "data-parallel-size": 2}),
+    ],
+)
+def test_short_forms_are_the_long_flags(words, args):
+    """VLLM's short forms are kept as the long flag, so that one replaces the other."""
+    assert ServerSpec(name="s").with_changes(words).args == args
+
+
+def test_short_form_in_an_entry_replaces_the_long_flag():
+    """A short form is a flag like any other in TOML, and on the command line it replaces what the entry has."""
+    spec = ServerSpec(name="s", args={"-tp": 2, "-cc": {"mode": 3}})
+    assert spec.args == {"tensor-parallel-size": 2, "compilation-config": {"mode": 3}}
+    assert spec.with_changes(["-tp=4"]).args["tensor-parallel-size"] == 4
+    assert spec.flags()[:2] == ["--tensor-parallel-size", "2"]
+
+
+def test_unknown_short_form_is_no_flag():
+    """A short form that vLLM does not have is refused, with how to write a flag."""
+    with pytest.raises(InputError, match="'-zz=1' is not a vLLM flag"):
+        ServerSpec(name="s").with_changes(["-zz=1"])
