@@ -6,14 +6,16 @@ with defaults. A file can also be mounted (``VLLM_TUNED_CONFIG_FOLDER``); whethe
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Literal
 
 from perfgate.autotune.coverage import Question, emulated
+from perfgate.autotune.moe_runner import batch_sizes
 from perfgate.autotune.process import TIMEOUT_S, ask_all
-from perfgate.errors import CoverageError
+from perfgate.errors import CoverageError, InputError
 from perfgate.records import Record
 
 
@@ -28,6 +30,20 @@ class MoeAnswer(Record):
     shipped: bool
     batch_sizes: tuple[int, ...] = ()
     """Batch sizes the shipped file has configurations for; others take the nearest."""
+
+
+Finding = Literal["agrees", "contradicts", "silent"]
+
+
+class MoeInServer(Record):
+    """Whether a server's log says what the files that are there should make it say."""
+
+    gpu: str
+    model: str
+    tp: int
+    finding: Finding
+    """``silent``: the log names no MoE configuration, which proves nothing."""
+    text: str
 
 
 class MoeLog(Record):
@@ -125,9 +141,37 @@ def moe_in_log(log: str) -> tuple[MoeLog, ...]:
     return tuple(found.values())
 
 
-def disagreement(
-    answer: MoeAnswer, log: str, *, mounted: Sequence[str] = ()
-) -> tuple[Literal["agrees", "contradicts", "silent"], str]:
+def mounted_configs(folder: Path) -> dict[str, tuple[int, ...]]:
+    """The MoE configurations of a folder for ``VLLM_TUNED_CONFIG_FOLDER``: batch sizes by file name.
+
+    Raises:
+        InputError: there is no such folder, no such file in it, or one that vLLM could not read.
+    """
+    try:
+        files = sorted(file for file in folder.iterdir() if _FILE.fullmatch(file.name))
+    except OSError as error:
+        raise InputError(f"--moe-configs {folder}: {error.strerror}") from error
+    if not files:
+        raise InputError(
+            f"--moe-configs {folder} has no file named E=…,N=…,device_name=….json",
+            remedy="Give the folder that the server has as VLLM_TUNED_CONFIG_FOLDER; vLLM looks for no other names.",
+        )
+    found = {}
+    for file in files:
+        try:
+            found[file.name] = batch_sizes(json.loads(file.read_text(encoding="utf-8")))
+        except (OSError, ValueError) as error:
+            raise InputError(f"{file} is no MoE configuration: {error}") from error
+    return found
+
+
+def in_server(answer: MoeAnswer, log: str, *, mounted: Collection[str] = ()) -> MoeInServer:
+    """`disagreement` as a record."""
+    finding, text = disagreement(answer, log, mounted=mounted)
+    return MoeInServer(gpu=answer.gpu, model=answer.model, tp=answer.tp, finding=finding, text=text)
+
+
+def disagreement(answer: MoeAnswer, log: str, *, mounted: Collection[str] = ()) -> tuple[Finding, str]:
     """Whether a server's log says what the release's files (and those ``mounted``, by name) should make it say.
 
     Returns:

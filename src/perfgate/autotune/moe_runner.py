@@ -20,5 +20,17 @@ def tuned_config(shape: dict[str, Any]) -> dict[str, Any]:
     name = name_of(shape["experts"], shape["size"], shape["dtype"], shape["block_shape"])
     file = Path(str(module.__file__)).parent / "configs" / name
     shipped = file.is_file()
-    batches = sorted(int(key) for key in json.loads(file.read_text()) if key.isdigit()) if shipped else []
+    batches = batch_sizes(json.loads(file.read_text())) if shipped else ()
     return {"file": name, "shipped": shipped, "batch_sizes": batches}
+
+
+def batch_sizes(configuration: object) -> tuple[int, ...]:
+    """The batch sizes that a configuration file's content has entries for.
+
+    Raises:
+        ValueError: it is not a table of them.
+    """
+    if not isinstance(configuration, dict):
+        raise ValueError("not a table of batch sizes")
+    # vLLM reads every key as a batch size but this one.
+    return tuple(sorted(int(key) for key in configuration if key != "triton_version"))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from perfgate.autotune.coverage import Coverage
-from perfgate.autotune.moe import MoeAnswer
+from perfgate.autotune.moe import MoeAnswer, MoeInServer
 
 _MARK = {"covered": "ok", "undetermined": "?"}
 _SHORT = {"bfloat16": "bf16", "float32": "f32"}
@@ -116,15 +116,27 @@ def _mark(coverage: Coverage) -> str:
     return _MARK[coverage.status]
 
 
-def moe_lines(found: Sequence[MoeAnswer]) -> list[str]:
-    """One line a distinct model, tensor-parallel size and GPU."""
+def moe_lines(
+    found: Sequence[MoeAnswer],
+    mounted: Mapping[str, Sequence[int]] | None = None,
+    in_server: Sequence[MoeInServer] = (),
+) -> list[str]:
+    """One line a distinct model, tensor-parallel size and GPU; then one each on what a server's log says of it."""
     lines = ["", "tuned MoE configurations:"]
     for answer in dict.fromkeys(found):
         if answer.file is None:
             what = "no experts"
+        elif mounted and answer.file in mounted:
+            what = f"mounted, batch sizes {', '.join(map(str, mounted[answer.file]))}  ({answer.file})"
         elif answer.shipped:
             what = f"shipped, batch sizes {', '.join(map(str, answer.batch_sizes))}  ({answer.file})"
         else:
             what = f"not shipped, defaults are used  ({answer.file})"
         lines.append(f"  {answer.model} tp {answer.tp} on {answer.gpu}: {what}")
+        if mounted and answer.file not in (None, *mounted):
+            lines.append(f"    mounted are only {', '.join(mounted)}")
+    lines += [
+        f"  the server's log, {said.model} tp {said.tp} on {said.gpu}: {said.finding}: {said.text}"
+        for said in dict.fromkeys(in_server)
+    ]
     return lines

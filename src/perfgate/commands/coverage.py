@@ -10,7 +10,7 @@ from pathlib import Path
 
 from perfgate.autotune.batches import LONGEST_PREFILL
 from perfgate.autotune.coverage import STATE_DTYPES, TP_SIZES, Coverage, Question, determine, divisible_sizes
-from perfgate.autotune.moe import MoeAnswer, tuned_configs
+from perfgate.autotune.moe import MoeAnswer, MoeInServer, in_server, mounted_configs, tuned_configs
 from perfgate.autotune.process import TIMEOUT_S
 from perfgate.autotune.tables import details, matrix, moe_lines
 from perfgate.catalogue import Catalogue, load_catalogue
@@ -76,6 +76,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="whatever is not given: six models × tp 1, 2, 4, 8 × four GPUs × two state dtypes",
     )
     add("--moe", action="store_true", help="also say whether the release ships tuned MoE configurations")
+    add(
+        "--moe-configs",
+        type=Path,
+        metavar="DIR",
+        help="with --moe: the folder that the server has as VLLM_TUNED_CONFIG_FOLDER",
+    )
+    add(
+        "--server-log",
+        type=Path,
+        metavar="FILE",
+        help="with --moe: does this server's log name the configuration that is there? exit 1 if it contradicts, 2 if it is silent",
+    )
     add("--json", metavar="FILE", help="write the answer there as JSON (- for standard output)")
     add(
         "--timeout",
@@ -98,31 +110,36 @@ def run(options: argparse.Namespace) -> int:
     """Asks, prints, and writes the JSON.
 
     Returns:
-        0 every cell is covered, 1 keys are missed, 2 a cell could not be determined.
+        0 every cell is covered, 1 keys are missed or a server's log contradicts, 2 a cell could not be determined or the log is silent.
     """
     if options.timeout <= 0:
         raise InputError(f"--timeout is {options.timeout:g}; it must be above 0")
     questions = ask_for(options)
+    if not options.moe and (options.moe_configs or options.server_log):
+        raise InputError("--moe-configs and --server-log are about MoE configurations", remedy="Add --moe.")
+    mounted = mounted_configs(options.moe_configs) if options.moe_configs else {}
+    log = _log(options.server_log) if options.server_log else None
     found = determine(
         questions, vllm_source=options.vllm_source, python=options.python, timeout_s=options.timeout
     )
     moe = _moe(options, questions) if options.moe else []
+    said = [in_server(answer, log, mounted=mounted) for answer in moe] if log is not None else []
     text = details(found[0]) if len(found) == 1 else matrix(found)
-    lines = [text, *moe_lines(moe)] if moe else [text]
+    lines = [text, *moe_lines(moe, mounted, said)] if moe else [text]
     if options.json == "-":
-        sys.stdout.write(_json(found, moe))
+        sys.stdout.write(_json(found, moe, said))
         sys.stderr.write("\n".join(lines) + "\n")
     else:
         if options.json:
             try:
-                Path(options.json).write_text(_json(found, moe), encoding="utf-8")
+                Path(options.json).write_text(_json(found, moe, said), encoding="utf-8")
             except OSError as error:
                 raise InputError(
                     f"--json {options.json}: {error.strerror}", remedy="Give a file that can be written."
                 ) from error
         sys.stdout.write("\n".join(lines) + "\n")
-    states = {coverage.status for coverage in found}
-    return 2 if "undetermined" in states else 1 if "missed" in states else 0
+    states = {coverage.status for coverage in found} | {answer.finding for answer in said}
+    return 2 if states & {"undetermined", "silent"} else 1 if states & {"missed", "contradicts"} else 0
 
 
 def ask_for(options: argparse.Namespace) -> list[Question]:
@@ -191,9 +208,19 @@ def _moe(options: argparse.Namespace, questions: Sequence[Question]) -> list[Moe
     )
 
 
-def _json(found: Sequence[Coverage], moe: Sequence[MoeAnswer]) -> str:
+def _log(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise InputError(f"--server-log {path}: {error.strerror}") from error
+
+
+def _json(found: Sequence[Coverage], moe: Sequence[MoeAnswer], said: Sequence[MoeInServer]) -> str:
     cells = [coverage.model_dump(mode="json") for coverage in found]
     if moe:
         for cell, answer in zip(cells, moe, strict=True):
             cell["moe"] = answer.model_dump(mode="json")
+    if said:
+        for cell, answer_in_server in zip(cells, said, strict=True):
+            cell["moe"]["server_log"] = answer_in_server.model_dump(mode="json", include={"finding", "text"})
     return json.dumps(cells[0] if len(cells) == 1 else cells, indent=2, ensure_ascii=False) + "\n"

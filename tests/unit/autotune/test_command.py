@@ -13,6 +13,8 @@ from perfgate.cli import main, parser
 from perfgate.commands.coverage import ask_for, resolve
 from perfgate.errors import InputError
 
+FILE = "E=256,N=512,device_name=NVIDIA_GB10.json"
+MOE = {"file": FILE, "shipped": False, "batch_sizes": []}
 KEY = {"kernel": "k", "module": "m", "fields": [["BT", "64"]], "when": "prefill of 1", "configs": 4}
 
 
@@ -31,8 +33,9 @@ def interpreter(folder: Path, *, warmed: bool, error: str = "") -> str:
         cell = {"error": error}
     script = folder / "python"
     body = (
-        "import json, sys; cells = json.load(open(sys.argv[1]))['cells']; "
-        f"json.dump({{'vllm': '9', 'triton': '3', 'cells': [{cell!r} for _ in cells]}}, open(sys.argv[2], 'w'))"
+        "import json, sys; asked = json.load(open(sys.argv[1])); "
+        f"json.dump({{'vllm': '9', 'triton': '3', 'cells': [{cell!r} for _ in asked.get('cells', ())], "
+        f"'moe': [{MOE!r} for _ in asked.get('moe', ())]}}, open(sys.argv[2], 'w'))"
     )
     script.write_text(f'#!/bin/sh\nexec python3 -c "{body}" "$5" "$6"\n')
     script.chmod(script.stat().st_mode | stat.S_IXUSR)
@@ -84,6 +87,57 @@ def test_a_child_that_fails_leaves_its_cells_undetermined(
     assert (first["undetermined"], second["keys_reachable"]) == ("", 0)
     assert "ended with status 7" in second["undetermined"]
     assert "1 covered, 0 with missed keys, 1 undetermined" in capsys.readouterr().out
+
+
+def moe_folder(folder: Path, content: str = '{"1": {}, "64": {}, "triton_version": "3"}') -> Path:
+    """A folder as a server has it mounted."""
+    folder.mkdir()
+    (folder / FILE).write_text(content)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("line", "status", "finding"),
+    [
+        ("Using configuration from /mnt/{} for MoE layer.", 0, "agrees"),
+        (
+            "Using default MoE config. Performance might be sub-optimal! Config file not found at /mnt/{}",
+            1,
+            "contradicts",
+        ),
+        ("nothing of the kind", 2, "silent"),
+    ],
+)
+def test_a_servers_log_is_held_against_what_is_mounted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], line: str, status: int, finding: str
+) -> None:
+    """A mounted file that the server does not use is exit 1, a log that names none is exit 2, and the JSON says the same."""
+    log = tmp_path / "server.log"
+    log.write_text(line.format(FILE))
+    arguments = ["--moe-configs", str(moe_folder(tmp_path / "moe")), "--server-log", str(log), "--json"]
+    asked = ["--gpu", "gb10", "--model", "qwen3.5-35b-a3b", "--moe"]
+    assert run(tmp_path, *asked, *arguments, str(tmp_path / "x.json")) == status
+    out = capsys.readouterr().out
+    assert f"mounted, batch sizes 1, 64  ({FILE})" in out
+    assert f"on gb10: {finding}: " in out
+    assert json.loads((tmp_path / "x.json").read_text())["moe"]["server_log"]["finding"] == finding
+
+
+def test_a_folder_that_vllm_would_not_read_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without --moe, without a file of the right name, or with one that is no table: exit 2 and which it is."""
+    asked = ["--gpu", "gb10", "--moe-configs"]
+    assert run(tmp_path, *asked, str(tmp_path)) == 2
+    assert "Add --moe" in capsys.readouterr().err
+    assert run(tmp_path, "--moe", *asked, str(tmp_path)) == 2
+    assert "has no file named E=" in capsys.readouterr().err
+    for number, content in enumerate(("[]", "{", '{"one": {}}')):
+        folder = moe_folder(tmp_path / f"moe{number}", content)
+        assert run(tmp_path, "--moe", *asked, str(folder)) == 2
+        assert "is no MoE configuration" in capsys.readouterr().err
+    assert run(tmp_path, "--moe", "--gpu", "gb10", "--server-log", str(tmp_path / "absent")) == 2
+    assert "--server-log" in capsys.readouterr().err
 
 
 def test_the_json_holds_one_object_a_cell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
