@@ -243,7 +243,7 @@ class Search:
         """Spread of a setting's effect: of the size of the total."""
         return 0.7 * max(abs(self.total(response)), 2 * math.log1p(response.tolerance))
 
-    def _named(self, belief: Belief) -> int:
+    def _certain(self, belief: Belief) -> int:
         """Bits of the units that are certainly involved."""
         needed = belief.space.units * len(self._confirmed()) / self.policy.alpha
         factors, involved = belief.bayes_factors, belief.involved
@@ -251,6 +251,16 @@ class Search:
             1 << unit
             for unit in range(belief.space.units)
             if factors[unit] >= needed and involved[unit] > 0.5
+        )
+
+    def _named(self, belief: Belief) -> int:
+        """Those that make it slower; one that makes it faster hides a part of the total, and is no fault."""
+        certain = self._certain(belief)
+        everything = (1 << belief.space.units) - 1
+        return sum(
+            1 << unit
+            for unit in numbers(certain)
+            if any(belief.slower(one, one & ~(1 << unit), 0.0)[0] > 0 for one in (everything, 1 << unit))
         )
 
     def _settled(self, response: Response, belief: Belief) -> bool:
@@ -346,6 +356,7 @@ class Search:
             response.key,
             belief,
             named=named,
+            certain=self._certain(belief),
             masks=[mask for mask in masks if mask is not None],
             rest=rest,
             settled=self._settled(response, belief),

@@ -129,6 +129,7 @@ def answer(
     belief: Belief,
     *,
     named: int,
+    certain: int,
     masks: Sequence[int],
     rest: Difference,
     settled: bool,
@@ -137,12 +138,13 @@ def answer(
 ) -> Answer:
     """The answer for one metric.
 
-    A unit's effect is that of the most probable explanation with all that is named and that unit.
+    A unit's effect is that of the most probable explanation with all that is certain and that unit.
 
     Args:
         key: the metric.
         belief: about it.
         named: bits of the units that are responsible.
+        certain: those, and units that are as certainly involved but make it faster.
         masks: the subsets that were booted.
         rest: between the boots of everything but what is named and those of nothing.
         settled: whether they explain the total.
@@ -150,7 +152,7 @@ def answer(
         combined: probability from which an interaction is reported.
     """
     everything = (1 << belief.space.units) - 1
-    best = belief.best(named)
+    best = belief.best(certain)
     total = belief.contrast(belief.best(), everything, 0)
 
     def part(units: tuple[int, ...], found: tuple[float, float], probability: float, bits: int) -> Part:
@@ -167,8 +169,11 @@ def answer(
     parts: list[Part] = []
     for unit in range(belief.space.units):
         bit = 1 << unit
-        which = best if named & bit else belief.best(named | bit)
-        parts.append(part((unit,), belief.contrast(which, bit, 0), float(involved[unit]), bit))
+        which = certain if certain & bit else certain | bit
+        # More at once than any explanation has: nothing is known of this one.
+        known = bool((belief.space.involved == which).any())
+        size = belief.contrast(belief.best(which), bit, 0) if known else (0.0, math.inf)
+        parts.append(part((unit,), size, float(involved[unit]), bit))
     for one in numbers(named):
         for other in numbers(named >> one + 1 << one + 1):
             pair = 1 << one | 1 << other

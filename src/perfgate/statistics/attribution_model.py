@@ -40,9 +40,9 @@ _EVERY_SUBSET = 8
 """Up to so many units every set of single effects is an explanation; above, sets of at most four."""
 _PLANNED_WITH = 100
 """The next boot is chosen with the most probable explanations only."""
-_COMPARED = 64
+_COMPARED = 32
 """Candidates among which it is chosen exactly."""
-_BINS = 48
+_BINS = 32
 """Into which the value of a planned boot is sorted."""
 _LEVEL, _TREND, _FIRST_TERM = 1, 2, 3
 """Columns of the design; column 0 is empty and fills up shorter explanations."""

@@ -19,7 +19,7 @@ from perfgate.statistics.attribution_units import Boot
 from perfgate.statistics.contrast import FloatArray, student_quantile
 from perfgate.statistics.interval import Prior
 
-KINDS = ("none", "one", "two", "only together", "more together")
+KINDS = ("none", "one", "two", "three", "only together", "more together", "one beside a faster one")
 TOLERANCE, MARGIN = 0.02, 0.05
 PRIOR_DF = 20.0
 ERROR = 0.025
@@ -36,7 +36,8 @@ class World:
         settings: k.
         sigma: s₀ of the class, log units.
         kind: one of `KINDS`.
-        size: slowdown by one setting (``only together``: by two, which do nothing alone), a fraction.
+        size: slowdown by one setting (``only together``: by two, which do nothing alone), a fraction. The faster one of ``one beside a
+            faster one`` takes half of it back.
         outlier_share: probability that something else slows a boot by 5 to 50%.
     """
 
@@ -48,14 +49,16 @@ class World:
 
     def terms(self, rng: np.random.Generator) -> dict[int, float]:
         """The terms of the truth at random settings: bits → log slowdown."""
-        first, second = (1 << int(place) for place in rng.choice(self.settings, 2, replace=False))
+        first, second, third = (1 << int(place) for place in rng.choice(self.settings, 3, replace=False))
         effect = math.log1p(self.size)
         return {
             "none": {},
             "one": {first: effect},
             "two": {first: effect, second: effect},
+            "three": {first: effect, second: effect, third: effect},
             "only together": {first | second: effect},
             "more together": {first: effect, second: effect, first | second: effect},
+            "one beside a faster one": {first: effect, second: -effect / 2},
         }[self.kind]
 
     def noise(self, deviation: float, count: int, rng: np.random.Generator) -> FloatArray:
@@ -102,7 +105,7 @@ def search_once(world: World, rng: np.random.Generator) -> Searched:
         value = level(truth, bits) + float(world.noise(deviation, 1, rng)[0])
         search.add(Boot(applied=chosen, values={_KEY: value}))
     found = search.findings()
-    guilty = int(np.bitwise_or.reduce([0, *truth]))
+    guilty = _guilty(truth)
     named = sum(1 << unit for unit in found.responsible)
     return Searched(
         confirmed=any(answer.confirmed for answer in found.answers),
@@ -160,7 +163,7 @@ def full_factorial(world: World, replicates: int, times: int, rng: np.random.Gen
         named = 0
         for (bits, _), value in zip(contrasts, found, strict=True):
             # An effect that acts only together shows half of itself in each single contrast.
-            named |= bits if abs(value) > max(cut * error, math.log1p(TOLERANCE) / 2) else 0
+            named |= bits if value > max(cut * error, math.log1p(TOLERANCE) / 2) else 0
         right += named == _guilty(truth)
     return right / times
 
@@ -199,4 +202,5 @@ def _named(differences: FloatArray, error: float, settings: int) -> int:
 
 
 def _guilty(truth: Mapping[int, float]) -> int:
-    return int(np.bitwise_or.reduce([0, *truth]))
+    """What slows; what makes it faster is no fault."""
+    return int(np.bitwise_or.reduce([0, *(bits for bits, effect in truth.items() if effect > 0)]))

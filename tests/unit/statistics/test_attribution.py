@@ -149,6 +149,25 @@ def test_two_that_act_only_together_are_named_together():
     assert abs(found.answers[0].parts[1].effect.estimate) < 0.03
 
 
+def test_a_setting_that_makes_it_faster_is_no_culprit():
+    """Of a slowdown by a fifth beside a speed-up the first is named, with all of its effect; the other has a negative share."""
+    found = carry_out(Search(5, responses()), {TTFT: {1 << 1: math.log(1.2), 1 << 3: -math.log(1.1)}})
+    assert found.ended is Ended.EXPLAINED
+    assert found.responsible == (1,)
+    (answer,) = found.answers
+    assert answer.parts[1].effect.lower < 0.2 < answer.parts[1].effect.upper
+    assert answer.parts[1].share > 1.5
+    assert answer.parts[3].effect.upper < 0
+    assert not answer.parts[3].named
+
+
+def test_more_culprits_than_an_explanation_has_leave_the_others_unknown():
+    """Of ten settings four slow; of the other six it is said that nothing is known of their effects, not that they have none."""
+    found = carry_out(Search(10, responses()), {TTFT: {1 << item: math.log(1.2) for item in range(4)}})
+    assert found.responsible == (0, 1, 2, 3)
+    assert all(part.effect.upper == math.inf for part in found.answers[0].parts[4:])
+
+
 def test_each_metric_has_its_own_answer_from_the_same_boots():
     """Two metrics slowed by different settings get different names, and a metric that is not slower gets none."""
     truth = {TTFT: {1: math.log(1.3)}, SPEED: {8: math.log(1.1)}, ("cell", "tpot"): {}}
