@@ -2,7 +2,8 @@
 
 import pytest
 
-from perfgate.commands.calibrate import attribution_worlds
+from perfgate.cli import main
+from perfgate.commands.calibrate import attribution_tasks, attribution_worlds
 from perfgate.report.attribution_calibration import Tried, document
 from perfgate.statistics.attribution_simulation import KINDS, Searched, World
 
@@ -17,19 +18,26 @@ def row(tried):
 
 
 def test_rates_are_of_the_searches_whose_total_was_confirmed():
-    """A search that never began because the A/B saw nothing counts against the A/B, not against the search."""
+    """A search that never began because the A/B saw nothing counts against the A/B; one that could not tell is no wrong set."""
     world = World(settings=5, sigma=0.02, kind="one", size=0.05)
     tried = Tried(
         world=world,
-        searches=(searched(), searched(boots=20, right=False), searched(confirmed=False, right=False)),
+        searches=(
+            searched(),
+            searched(right=False, innocent=True),
+            searched(boots=20, right=False, finished=False),
+            searched(boots=20, right=False),
+            searched(confirmed=False, right=False),
+        ),
         one_at_a_time=4,
     )
     cells = row(tried)
     assert cells[2] == "one, +5%"
-    assert cells[3].startswith("50.0% [")
-    assert cells[5:8] == ["66.7%", "8.0", "18.0"]
-    assert cells[9].strip() == "24"
-    assert cells[10].strip(" |") == "never"
+    assert cells[3].startswith("25.0% [")
+    assert cells[4:7] == ["25.0%", "50.0%", "25.0%"]
+    assert cells[7:10] == ["80.0%", "8.0", "18.0"]
+    assert cells[11].strip() == "24"
+    assert cells[12].strip(" |") == "never"
 
 
 def test_without_any_effect_all_searches_count():
@@ -51,3 +59,21 @@ def test_every_truth_is_in_the_table(settings, sigma):
         if (world.settings, world.sigma, world.outlier_share) == (settings, sigma, 0.0)
     }
     assert kinds == {("none", 0.0), *((kind, size) for kind in KINDS[1:] for size in (0.05, 0.10))}
+
+
+def test_some_rows_of_the_table_are_the_same_rows():
+    """Asked for one number of settings and one noise alone, every truth draws the random numbers that it draws among all."""
+    every = attribution_tasks(attribution_worlds(), 10, 8)
+    some = attribution_tasks(attribution_worlds([8], [0.03]), 10, 8)
+    assert len(some) == 1 + 2 * (len(KINDS) - 1) + 2
+    assert set(some) <= set(every)
+    assert len({seed for _, _, seed in every}) == len(every)
+
+
+@pytest.mark.parametrize(
+    "wrong", [["--settings", "2"], ["--settings", "11"], ["--sigma", "0"], ["--sigma", "2"]]
+)
+def test_rows_that_cannot_be_simulated_are_bad_input(wrong, capsys):
+    """Too few settings for a truth, more than are told apart, or a noise that is none end with exit status 2."""
+    assert main(["calibrate", "--attribution", *wrong]) == 2
+    assert f"{wrong[0]} {wrong[1]}" in capsys.readouterr().err

@@ -23,6 +23,7 @@ from perfgate.records import SessionResults
 from perfgate.report.attribution_calibration import Tried
 from perfgate.report.attribution_calibration import document as attribution_document
 from perfgate.report.calibration import Simulated, document
+from perfgate.statistics.attribution_model import MOST_UNITS
 from perfgate.statistics.attribution_simulation import KINDS, World, replicates_needed, search_once
 from perfgate.statistics.calibration import CHUNK, Tally, pools_from, tally
 from perfgate.statistics.contrast import FloatArray
@@ -33,6 +34,8 @@ HELP = "print the gate's false alarms, power, false passes and cost, by simulati
 
 SIGMAS = (0.005, 0.01, 0.02, 0.03)
 EFFECTS = (0.02, 0.03, 0.05, 0.10)
+SETTINGS = (5, 8)
+ATTRIBUTION_SIGMAS = (0.01, 0.02, 0.03)
 
 #: The metrics of a suite, in the order of `perfgate.statistics.simulation.DIRECTIONS`.
 METRICS = ("output_throughput", "mean_tpot_ms", "mean_ttft_ms")
@@ -105,6 +108,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="instead: how often the search for the settings at fault is right, and its boots",
     )
     parser.add_argument(
+        "--settings",
+        type=int,
+        nargs="+",
+        default=SETTINGS,
+        metavar="K",
+        help="with --attribution: how many settings differ (default: 5 8)",
+    )
+    parser.add_argument(
+        "--sigma",
+        type=float,
+        nargs="+",
+        default=ATTRIBUTION_SIGMAS,
+        metavar="S",
+        help="with --attribution: noise of one boot (default: 0.01 0.02 0.03)",
+    )
+    parser.add_argument(
         "--recorded",
         nargs="+",
         type=Path,
@@ -142,7 +161,8 @@ def run(args: argparse.Namespace) -> int:
     if args.seed < 0 or min(args.boot_minutes, args.run_minutes) < 0:
         raise InputError("seeds and minutes cannot be negative", remedy="Give 0 or more.")
     if args.attribution:
-        _write(_attribution(args.suites, args.seed, args.workers), args.output)
+        worlds = attribution_worlds(args.settings, args.sigma)
+        _write(_attribution(worlds, args.suites, args.seed, args.workers), args.output)
         return 0
     policy = Policy()
     begin = time.perf_counter()
@@ -183,26 +203,54 @@ def _write(text: str, output: Path | None) -> None:
         ) from error
 
 
-def attribution_worlds() -> list[World]:
-    """Every truth of the attribution table."""
+AttributionTask = tuple[World, int, tuple[int, int]]
+"""A truth, how many searches, and the seed."""
+
+
+def attribution_worlds(
+    settings: Sequence[int] = SETTINGS, sigmas: Sequence[float] = ATTRIBUTION_SIGMAS
+) -> list[World]:
+    """Every truth of the attribution table, for these numbers of settings and noises.
+
+    Raises:
+        InputError: too few settings for a truth, more than are told apart at once, or a noise that is none.
+    """
+    for count in settings:
+        if not 3 <= count <= MOST_UNITS:
+            raise InputError(
+                f"--settings {count}: between 3 and {MOST_UNITS} are simulated", remedy="Give fewer or more."
+            )
+    for sigma in sigmas:
+        if not 0 < sigma < 1:
+            raise InputError(
+                f"--sigma {sigma:g}: a noise lies between 0 and 1", remedy="Give 0.02 for two per cent."
+            )
     found = []
-    for settings, sigma in itertools.product((5, 8), (0.01, 0.02, 0.03)):
-        found.append(World(settings=settings, sigma=sigma, kind="none", size=0.0))
+    for count, sigma in itertools.product(settings, sigmas):
+        found.append(World(settings=count, sigma=sigma, kind="none", size=0.0))
         found += [
-            World(settings=settings, sigma=sigma, kind=kind, size=size)
+            World(settings=count, sigma=sigma, kind=kind, size=size)
             for size in (0.10, 0.05)
             for kind in KINDS[1:]
         ]
-    return found + [
-        World(settings=5, sigma=sigma, kind=kind, size=0.10, outlier_share=0.03)
-        for sigma in (0.01, 0.02)
-        for kind in ("one", "two")
+        found += [
+            World(settings=count, sigma=sigma, kind=kind, size=0.10, outlier_share=0.03)
+            for kind in ("one", "two")
+        ]
+    return found
+
+
+def attribution_tasks(worlds: Sequence[World], times: int, seed: int) -> list[AttributionTask]:
+    """What to simulate, each world with a seed of its own: the same one, whichever others are asked for with it."""
+    every = attribution_worlds(range(3, MOST_UNITS + 1), ATTRIBUTION_SIGMAS)
+    return [
+        (world, times, (seed, every.index(world) if world in every else len(every) + number))
+        for number, world in enumerate(worlds)
     ]
 
 
-def _attribution(times: int, seed: int, workers: int) -> str:
-    worlds = attribution_worlds()
-    tasks = [(world, times, (seed, number)) for number, world in enumerate(worlds)]
+def _attribution(worlds: Sequence[World], times: int, seed: int, workers: int) -> str:
+    tasks = attribution_tasks(worlds, times, seed)
     if workers == 1:
         return attribution_document(list(map(_tried, tasks)), times=times, seed=seed)
     context = multiprocessing.get_context("spawn")
@@ -210,7 +258,7 @@ def _attribution(times: int, seed: int, workers: int) -> str:
         return attribution_document(list(pool.map(_tried, tasks)), times=times, seed=seed)
 
 
-def _tried(task: tuple[World, int, tuple[int, int]]) -> Tried:
+def _tried(task: AttributionTask) -> Tried:
     world, times, seed = task
     searches = tuple(search_once(world, np.random.default_rng((*seed, 0, number))) for number in range(times))
     if world.kind == "none":

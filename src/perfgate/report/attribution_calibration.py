@@ -37,12 +37,12 @@ def document(results: Sequence[Tried], *, times: int, seed: int) -> str:
         seed: of the random numbers.
     """
     header = (
-        "| settings | σ | truth | right set | also an innocent one | A/B confirms | boots: search | with the A/B, mean | 90% below "
-        "| one at a time | full factorial |\n|--:|--:|---|---|---|--:|--:|--:|--:|--:|--:|"
+        "| settings | σ | truth | right set | undecided | wrong set | an innocent one named | A/B confirms | boots: search "
+        "| with the A/B, mean | 90% below | one at a time | full factorial |\n|--:|--:|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|"
     )
     lines = [
-        f"Written by `perfgate calibrate --attribution --suites {times} --seed {seed}`; {times} searches a row, brackets are 95% "
-        "intervals of the simulation's own error (Clopper–Pearson).",
+        f"{times} searches a row (`perfgate calibrate --attribution --suites {times} --seed {seed}`), brackets are 95% intervals of the "
+        "simulation's own error (Clopper–Pearson).",
         "",
         header,
     ]
@@ -54,11 +54,14 @@ def _row(tried: Tried) -> str:
     nothing = world.kind == "none"
     searched = [one for one in tried.searches if one.confirmed or nothing]
     right = sum(one.right for one in searched)
+    undecided = sum(not one.finished for one in searched)
     innocent = sum(one.innocent for one in searched)
     confirmed = sum(one.confirmed for one in tried.searches)
     boots = np.asarray([one.boots for one in searched]) if searched else np.zeros(1)
     ends = searched[0].ends if searched else 0
-    noise = f"{world.sigma:.0%}" + (f", {world.outlier_share:.0%} outliers" if world.outlier_share else "")
+    noise = f"{world.sigma * 100:g}%" + (
+        f", {world.outlier_share:.0%} outliers" if world.outlier_share else ""
+    )
     truth = "none" if nothing else f"{world.kind}, +{world.size:.0%}"
     count = 1 << world.settings
     cells = (
@@ -66,7 +69,9 @@ def _row(tried: Tried) -> str:
         noise,
         truth,
         _rate(right, len(searched)),
-        _rate(innocent, len(searched)),
+        _share(undecided, len(searched)),
+        _share(len(searched) - right - undecided, len(searched)),
+        _share(innocent, len(searched)),
         f"{confirmed / len(tried.searches):.1%}",
         f"{max(0.0, float(boots.mean()) - ends):.1f}",
         f"{boots.mean():.1f}",
@@ -79,6 +84,10 @@ def _row(tried: Tried) -> str:
 
 def _boots(replicates: int | None, each: int) -> str:
     return "never" if replicates is None else str(replicates * each)
+
+
+def _share(count: int, of: int) -> str:
+    return f"{count / of:.1%}" if of else ""
 
 
 def _rate(count: int, of: int) -> str:
