@@ -1,4 +1,4 @@
-"""Attribution on a real vLLM on the CPU: the setting that matters is named among five. About a dozen boots, so it runs only when asked for.
+"""Attribution on a real vLLM on the CPU: of five changed settings those that matter are named. A dozen boots each, so only when asked for.
 
 pytest -m long tests/e2e/test_attribution_of_real_servers.py
 """
@@ -50,12 +50,36 @@ def attribute(folder: Path, *arguments: str) -> tuple[str, dict]:
     return done.stdout, verdict["attribution"]
 
 
+def named_parts(found: dict, metric: str) -> dict[str, dict]:
+    """What is named for one metric."""
+    (taken,) = [one for one in found["metrics"] if one["metric"] == metric]
+    return {part["settings"][0]: part for part in taken["parts"] if part["named"] and not part["together"]}
+
+
 def test_the_one_flag_that_matters_is_named_among_five(tmp_path):
     """--max-num-seqs 1 is named at concurrency 4, alone, with most of the total; four other changed settings are not."""
     said, found = attribute(tmp_path, *INNOCENT, "--vllm-arg=--max-num-seqs=1")
     assert found["responsible"] == ["--max-num-seqs 16 → 1"], said
     assert found["ended"] == "explained"
     for metric in found["metrics"]:
-        (part,) = [part for part in metric["parts"] if part["named"]]
+        (part,) = named_parts(found, metric["metric"]).values()
         assert part["lower"] > 0
         assert part["share"] > 0.7
+
+
+def test_two_settings_that_matter_are_both_named_among_five(tmp_path):
+    """One slot for four streams costs TTFT and throughput, Python's development mode throughput: both are named, three others are not."""
+    said, found = attribute(tmp_path, *INNOCENT[:3], "--vllm-arg=--max-num-seqs=1", "--env=PYTHONDEVMODE=1")
+    assert sorted(found["responsible"]) == ["--max-num-seqs 16 → 1", "PYTHONDEVMODE=1"], said
+    assert found["ended"] == "explained"
+    assert "--max-num-seqs 16 → 1" in named_parts(found, "mean_ttft_ms")
+    both = named_parts(found, "output_throughput")
+    assert set(both) == set(found["responsible"])
+    assert all(part["lower"] > 0 for part in both.values())
+
+
+def test_nothing_is_named_where_nothing_matters(tmp_path):
+    """Five changes that do nothing end after the A/B, without a name and without a boot beyond it."""
+    said, found = attribute(tmp_path, *INNOCENT, "--vllm-arg=--max-num-seqs=15")
+    assert (found["responsible"], found["search_boots"]) == ([], 0), said
+    assert found["ended"] == "no effect"

@@ -53,12 +53,12 @@ class SearchPolicy:
     """
 
     alpha: float = 0.05
-    overlook: float = 0.05
+    overlook: float = 0.01
     total_alpha: float = 0.006
     fewest_pairs: int = 5
     most_pairs: int = 7
     wanted_power: float = 0.95
-    most_boots: int = 60
+    most_boots: int = 120
     small_share: float = 0.15
     confidence: float = 0.95
     combined: float = 0.9
