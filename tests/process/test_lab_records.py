@@ -1,10 +1,12 @@
 """What a measurement on a booted server records of server and machine, and what makes a run or a boot unbelievable."""
 
 import itertools
+import time
 from pathlib import Path
 
 import pytest
 
+from perfgate.autotune.eventlog import append
 from perfgate.baseline import MemoryStore
 from perfgate.experiment.confirm import overrule
 from perfgate.experiment.gate import Gate, Writing, quoting_moved
@@ -84,6 +86,24 @@ def test_compilation_while_measuring_makes_the_run_invalid(measure, monkeypatch)
     run = measure().boots[0].runs[0]
     assert run.metrics == {}
     assert "compiled or autotuned while measuring: fused_moe_kernel" in run.invalid
+
+
+def test_tuning_that_only_the_recorder_sees_makes_the_run_invalid(measure, monkeypatch):
+    """A benchmark inside the measured window voids the run also where the process never said that it was ready; one before it does not."""
+    counters = RunningServer.counters
+
+    def counters_and_tuning(server):
+        found = counters(server)
+        if not server.events_path.exists():
+            tuned = {"kind": "autotune", "pid": 1, "key": ["64"], "timings_ms": {"a": 1.0}}
+            append(server.events_path, {"kind": "start", "pid": 1, "time": time.time(), "triton": "3.6.0"})
+            append(server.events_path, tuned | {"kernel": "early", "time": time.time() - 60})
+            append(server.events_path, tuned | {"kernel": "chunk_fwd_kernel_o", "time": time.time()})
+        return found
+
+    monkeypatch.setattr(RunningServer, "counters", counters_and_tuning)
+    run = measure().boots[0].runs[0]
+    assert "compiled or autotuned while measuring: chunk_fwd_kernel_o" in run.invalid
 
 
 def test_probe_alone_voids_a_boot(measure, monkeypatch):

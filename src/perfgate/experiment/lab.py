@@ -439,7 +439,9 @@ def _late_kernels(running: RunningServer, since: float) -> list[str]:
     except CoverageError:
         # Without a recorder nothing is known, and the server's own monitor is the only witness.
         return []
-    return list(dict.fromkeys(event.kernel for event in late_events(events) if event.time >= since))
+    # By the clock of the run, not by what each process says of its readiness: a worker of another name never says it.
+    late = late_events(events, ready_at=since)
+    return list(dict.fromkeys(event.kernel for event in late if event.time >= since))
 
 
 def _probe_limits(gpu: GpuSpec) -> ProbeLimits:
