@@ -38,6 +38,8 @@
 
 from __future__ import annotations
 
+from perfgate.plaintext import plain
+
 
 class PerfgateError(Exception):
     """Root of the tree.
@@ -53,7 +55,8 @@ class PerfgateError(Exception):
         self.remedy = remedy
 
     def __str__(self) -> str:
-        return f"{self.message}\n{self.remedy}" if self.remedy else self.message
+        # Messages quote names, answers and log lines, and end on terminals and in the logs of runners.
+        return plain(f"{self.message}\n{self.remedy}" if self.remedy else self.message)
 
 
 class InputError(PerfgateError):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import pytest
 
 from perfgate.errors import PerfgateError
+from perfgate.plaintext import visible
 from perfgate.pytesting.console import announce, progress
 from perfgate.pytesting.findings import findings_of
 from perfgate.pytesting.options import add_options, check_options, suite_options
@@ -265,7 +266,6 @@ def _remember(config: pytest.Config, work: Path, results: SessionResults) -> lis
 def _write_page(path: Path, results: SessionResults, baselines: Path | None) -> list[str]:
     """The HTML page and what is missing from it, as lines; a page that cannot be written changes no verdict."""
     from perfgate.commands.report import write_html
-    from perfgate.report.escape import visible
 
     try:
         missing = write_html(path, results, baselines=[baselines] if baselines else [])
@@ -341,7 +341,7 @@ def settle(request: pytest.FixtureRequest, settled: Settled) -> None:
     if verdict.outcome in GREEN:
         return
     if verdict.outcome in UNDECIDED and not request.config.getoption("--strict-verdicts"):
-        pytest.skip(f"{verdict.outcome}: {verdict.reason}")
+        pytest.skip(f"{verdict.outcome}: {visible(verdict.reason)}")
     pytest.fail(terminal.table([verdict], width=FAILURE_WIDTH, colour=False), pytrace=False)
 
 

@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
+from perfgate.plaintext import plain, visible
+
 
 def progress(config: pytest.Config) -> Callable[[str], None]:
     """One line that changes while servers boot and load runs; nothing where the output is not a terminal."""
@@ -17,7 +19,7 @@ def progress(config: pytest.Config) -> Callable[[str], None]:
 
     def show(words: str) -> None:
         with capture.global_and_fixture_disabled():
-            writer.write(f"\r\x1b[2K{words[: writer.fullwidth - 1]}\r", flush=True)
+            writer.write(f"\r\x1b[2K{visible(words)[: writer.fullwidth - 1]}\r", flush=True)
 
     return show
 
@@ -32,6 +34,6 @@ def announce(config: pytest.Config) -> Callable[[str], None]:
     def show(words: str) -> None:
         with capture.global_and_fixture_disabled():
             writer.line()
-            writer.line(f"perfgate: {words}")
+            writer.line(f"perfgate: {plain(words)}")
 
     return show

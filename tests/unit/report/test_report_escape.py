@@ -6,6 +6,8 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from report_data import HOSTILE
 
+from perfgate.cli import main
+from perfgate.errors import PerfgateError
 from perfgate.report import escape
 
 ANYTHING = st.text(st.characters(exclude_categories=[]))
@@ -92,3 +94,18 @@ def test_a_workflow_command_stays_one_line(text: str) -> None:
     assert "\n" not in escape.command_data(text)
     assert "\r" not in escape.command_data(text)
     assert not set("\n:,") & set(escape.command_property(text))
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_an_error_neither_drives_the_terminal_nor_the_runner(text: str) -> None:
+    """What an error quotes (names, answers, log lines) is shown, and neither acts on a terminal nor commands a runner."""
+    said = str(PerfgateError(f"{text}\n{text}", remedy=text))
+    assert all(character == "\n" or character.isprintable() for character in said)
+    assert not re.search(r"^\s*::|##\[", said, flags=re.MULTILINE)
+    said.encode()
+
+
+def test_a_command_says_hostile_names_harmlessly(capsys: pytest.CaptureFixture[str]) -> None:
+    """A path with an escape sequence comes back as its escape on standard error."""
+    assert main(["report", "x\x1b[2J.json"]) == 2
+    assert "x\\x1b[2J.json: no such results file" in capsys.readouterr().err
