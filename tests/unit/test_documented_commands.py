@@ -190,7 +190,9 @@ def test_pytest_takes_the_command(command: str, pytester: pytest.Pytester) -> No
     from perfgate.pytest_plugin import suite_of
 
     own = "\n".join(body for page, body in blocks("toml") if page == "adding.md")
-    (pytester.path / "perfgate.toml").write_text(f'{own}\n[workloads.chat]\nextends = "agent"\n')
+    # Names that stand for the reader's own entries.
+    more = "".join(f'\n[servers.{name}]\nextends = "mine"\n' for name in ("new", "old"))
+    (pytester.path / "perfgate.toml").write_text(f'{own}{more}\n[workloads.chat]\nextends = "agent"\n')
     words = [word for word in shlex.split(command)[1:] if not word.startswith("tests/")]
     config = pytester.parseconfigure(*words, "--import-mode=importlib")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]

@@ -150,7 +150,10 @@ def mounted_configs(folder: Path) -> dict[str, tuple[int, ...]]:
     try:
         files = sorted(file for file in folder.iterdir() if _FILE.fullmatch(file.name))
     except OSError as error:
-        raise InputError(f"--moe-configs {folder}: {error.strerror}") from error
+        raise InputError(
+            f"--moe-configs {folder}: {error.strerror}",
+            remedy="Give the folder that the server has as VLLM_TUNED_CONFIG_FOLDER.",
+        ) from error
     if not files:
         raise InputError(
             f"--moe-configs {folder} has no file named E=…,N=…,device_name=….json",
@@ -161,7 +164,9 @@ def mounted_configs(folder: Path) -> dict[str, tuple[int, ...]]:
         try:
             found[file.name] = batch_sizes(json.loads(file.read_text(encoding="utf-8")))
         except (OSError, ValueError) as error:
-            raise InputError(f"{file} is no MoE configuration: {error}") from error
+            raise InputError(
+                f"{file} is no MoE configuration: {error}", remedy="Replace the file, or take it away."
+            ) from error
     return found
 
 

@@ -212,7 +212,9 @@ def _log(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError as error:
-        raise InputError(f"--server-log {path}: {error.strerror}") from error
+        raise InputError(
+            f"--server-log {path}: {error.strerror}", remedy="Give the log of a server that can be read."
+        ) from error
 
 
 def _json(found: Sequence[Coverage], moe: Sequence[MoeAnswer], said: Sequence[MoeInServer]) -> str:
