@@ -297,7 +297,8 @@ class Attribution(Record):
     """Those that were told apart; several in one where they had to stay together."""
     responsible: tuple[str, ...]
     undecided: tuple[str, ...] = ()
-    ended: Literal["explained", "no effect", "budget"]
+    ended: Literal["explained", "no effect", "elsewhere", "budget"]
+    """*no effect*: there is no slowdown, or it did not last; *elsewhere*: there is one, and no moved default brings it back."""
     search_boots: int = Field(ge=0)
     """Boots beyond those of the A/B."""
     ab_boots: int = Field(ge=0)

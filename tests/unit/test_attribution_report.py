@@ -65,7 +65,16 @@ def verdict(attributed):
         ({"kind": "versions", "responsible": (FLAG,)}, f"comes back by {FLAG} ("),
         ({"ended": "budget", "undecided": (NOTHING,)}, f"not all of it is explained, undecided: {NOTHING}"),
         ({"ended": "budget", "responsible": ()}, "no setting could be named ("),
-        ({"ended": "no effect", "responsible": ()}, "no slowdown is confirmed (6 boots)"),
+        ({"ended": "no effect", "responsible": (), "search_boots": 0}, "no slowdown is confirmed (6 boots)"),
+        ({"ended": "no effect", "responsible": ()}, "the slowdown did not last (7 boots"),
+        (
+            {"ended": "elsewhere", "responsible": (), "kind": "versions"},
+            "the moved defaults do not bring it back: ",
+        ),
+        (
+            {"ended": "elsewhere", "responsible": (), "kind": "versions", "settings": ()},
+            "no default that a flag can set has moved: what is slower is in the code",
+        ),
     ],
 )
 def test_headline_says_what_was_found(changes, said):
@@ -83,6 +92,14 @@ def test_what_is_responsible_comes_first_and_what_is_left_last():
         "left without them",
     ]
     assert attribution.rows(found().metrics[0])[-1][2] == "none"
+
+
+def test_across_versions_effects_are_what_comes_back():
+    """Pins make it faster again, so neither the title nor the last row speaks of slower."""
+    one = found(kind="versions")
+    assert attribution.title(one.metrics[0], one.kind).startswith("mean TTFT: +200.0% comes back with all")
+    assert attribution.rows(one.metrics[0], one.kind)[-1][0] == "comes back without them"
+    assert "slower" not in attribution.document(one)
 
 
 @pytest.mark.parametrize("width", [60, 80, 160])

@@ -106,6 +106,7 @@ class Attributor:
         else:
             settings = differences(old[0].server, new[0].server)
         asked = self._slower(new, verdicts)
+        slower = {response.key[0] for response in asked}
         log = Log(kind="versions" if versions else "settings", settings=settings, notes=notes)
         log.ab_boots = _ab_boots(fresh)
         if not asked or not settings:
@@ -114,7 +115,10 @@ class Attributor:
                 if not asked
                 else "attribution: no default that a flag can set has moved; what is slower is in the code"
             )
-            return {cell.cell.workload: record(log, None, cell, {}, fresh) for cell in believed}
+            return {
+                cell.cell.workload: record(log, None, cell, fresh, slower=str(cell.cell) in slower)
+                for cell in believed
+            }
         run = _Run(
             attributor=self,
             base=(new if versions else old)[0].server,
@@ -127,7 +131,10 @@ class Attributor:
         )
         findings = run.search(asked, fresh, versions=versions)
         log.minutes = (time.monotonic() - begun) / 60
-        return {cell.cell.workload: record(log, findings, cell, verdicts, fresh) for cell in believed}
+        return {
+            cell.cell.workload: record(log, findings, cell, fresh, slower=str(cell.cell) in slower)
+            for cell in believed
+        }
 
     def _slower(self, new: Sequence[Target], verdicts: Mapping[str, CellVerdict]) -> list[Response]:
         found: list[Response] = []

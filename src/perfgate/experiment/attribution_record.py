@@ -15,7 +15,6 @@ from perfgate.records import (
     AttributedPart,
     Attribution,
     AttributionBoot,
-    CellVerdict,
     Measurement,
     replicates,
 )
@@ -64,17 +63,18 @@ def record(
     log: Log,
     findings: Findings | None,
     cell: Target,
-    verdicts: Mapping[str, CellVerdict],
     fresh: Measured,
+    *,
+    slower: bool,
 ) -> Attribution:
     """The result for one cell.
 
     Args:
         log: of the search.
-        findings: of the search; None where there was nothing to search.
+        findings: of the search; None where there was nothing to search, or nothing that boots.
         cell: the cell.
-        verdicts: of the A/B, by workload.
         fresh: what the A/B measured: across versions shares are of its difference.
+        slower: whether the A/B confirmed a slowdown of this cell.
     """
     words = [setting.words for setting in log.settings]
     own = str(cell.cell)
@@ -97,17 +97,7 @@ def record(
     named = {unit for answer in answers for unit in answer.named}
     if log.kind == "versions":
         notes += [_comes_back(answer, cell, fresh) for answer in answers]
-    ended: Literal["explained", "no effect", "budget"] = "no effect"
-    if findings is not None and answers:
-        ended = (
-            "explained"
-            if findings.ended is Ended.EXPLAINED
-            else "no effect"
-            if findings.ended is Ended.NO_EFFECT
-            else "budget"
-        )
-    elif findings is None and verdicts:
-        ended = "budget"
+    ended = _ended(log, findings, answers, slower=slower)
     undecided = findings.undecided if findings is not None and answers else ()
     return Attribution(
         kind=log.kind,
@@ -124,6 +114,21 @@ def record(
         boots=tuple(boot.model_copy(update={"metrics": values.get(own, {})}) for boot, values in log.boots),
         notes=tuple(notes),
     )
+
+
+def _ended(
+    log: Log, findings: Findings | None, answers: Sequence[Answer], *, slower: bool
+) -> Literal["explained", "no effect", "elsewhere", "budget"]:
+    if not slower:
+        return "no effect"
+    if findings is None:
+        # Nothing moved that a flag can set, or the pins do not boot together.
+        return "budget" if log.boots else "elsewhere"
+    if findings.ended is Ended.BUDGET:
+        return "budget"
+    if log.kind == "versions" and not any(answer.confirmed for answer in answers):
+        return "elsewhere"
+    return "explained" if findings.ended is Ended.EXPLAINED else "no effect"
 
 
 def _metric(answer: Answer, units: Sequence[tuple[str, ...]], whole: float | None) -> AttributedMetric:

@@ -18,8 +18,21 @@ LEAST = 12
 def headline(found: Attribution) -> str:
     """What was found, in one sentence."""
     searched = f"{found.search_boots} boots beyond the {found.ab_boots} of the A/B, {found.minutes:.0f} min"
-    if found.ended == "no effect":
+    if found.ended == "no effect" and not found.search_boots:
         return f"no setting is named: no slowdown is confirmed ({found.ab_boots} boots)"
+    if found.ended == "no effect":
+        return f"no setting is named: the slowdown did not last ({searched})"
+    if found.ended == "elsewhere" and not found.settings:
+        return (
+            "no default that a flag can set has moved: what is slower is in the code, or in what no flag sets"
+        )
+    if found.ended == "elsewhere":
+        few = (
+            "the moved default does not bring"
+            if len(found.settings) == 1
+            else "the moved defaults do not bring"
+        )
+        return f"{few} it back: what is slower is in the code, or in what no flag sets ({searched})"
     if not found.responsible:
         left = f": undecided between {_listed(found.undecided)}" if found.undecided else ""
         return f"no setting could be named{left} ({searched})"
@@ -30,12 +43,18 @@ def headline(found: Attribution) -> str:
     return f"{verb} {_listed(found.responsible)}{left} ({searched})"
 
 
-def rows(metric: AttributedMetric) -> list[tuple[str, ...]]:
-    """The texts of `HEADINGS` for each setting, what is named first and the largest effect first, then what is left."""
+def rows(metric: AttributedMetric, kind: str = "settings") -> list[tuple[str, ...]]:
+    """The texts of `HEADINGS` for each setting, what is named first and the largest effect first, then what is left.
+
+    Args:
+        metric: one metric of an attribution.
+        kind: of the attribution; across versions an effect is what a pin brings back.
+    """
     found = [_row(part) for part in _ordered(metric.parts)]
     if metric.unexplained is not None and any(part.named for part in metric.parts):
         ends = _interval(metric.unexplained_lower, metric.unexplained_upper)
-        found.append(("left without them", values.percent(metric.unexplained), ends, "", ""))
+        left = "comes back without them" if kind == "versions" else "left without them"
+        found.append((left, values.percent(metric.unexplained), ends, "", ""))
     return found
 
 
@@ -53,15 +72,17 @@ def lines(verdicts: Iterable[CellVerdict], *, width: int) -> list[str]:
             continue
         said += ["", f"attribution of {verdict.cell}: {headline(found)}"]
         for metric in found.metrics:
-            said.append(f"  {title(metric)}")
-            said += [f"    {line}" for line in _aligned(rows(metric), max(width, 60) - 4)]
+            said.append(f"  {title(metric, found.kind)}")
+            said += [f"    {line}" for line in _aligned(rows(metric, found.kind), max(width, 60) - 4)]
         said += [f"  note  {note}" for note in found.notes]
     return [no_workflow_commands(visible(line)) for line in said]
 
 
-def title(metric: AttributedMetric) -> str:
+def title(metric: AttributedMetric, kind: str = "settings") -> str:
     """The metric with its total."""
     ends = _interval(metric.lower, metric.upper)
+    if kind == "versions":
+        return f"{values.label(metric.metric)}: {values.percent(metric.total)} comes back with all of them pinned, {ends}"
     return f"{values.label(metric.metric)}: {values.percent(metric.total)} slower with all of them, {ends}"
 
 
@@ -70,8 +91,8 @@ def document(found: Attribution) -> str:
     parts = [f"**Attribution**: {markdown(headline(found))}"]
     for metric in found.metrics:
         table = [f"| {' | '.join(HEADINGS)} |", "|---|--:|--:|--:|--:|"]
-        table += [f"| {' | '.join(map(markdown, row))} |" for row in rows(metric)]
-        parts.append(f"{markdown(title(metric))}\n\n" + "\n".join(table))
+        table += [f"| {' | '.join(map(markdown, row))} |" for row in rows(metric, found.kind)]
+        parts.append(f"{markdown(title(metric, found.kind))}\n\n" + "\n".join(table))
     parts += [f"- note: {markdown(note)}" for note in found.notes]
     return "\n\n".join(parts)
 

@@ -100,7 +100,11 @@ def attribution(found: Attribution | None) -> Section:
     if found is None:
         return Section(title="Attribution")
     tables = tuple(
-        Table(caption=words.title(metric), headings=words.HEADINGS, rows=tuple(words.rows(metric)))
+        Table(
+            caption=words.title(metric, found.kind),
+            headings=words.HEADINGS,
+            rows=tuple(words.rows(metric, found.kind)),
+        )
         for metric in found.metrics
     )
     return Section(title="Attribution", tables=tables, texts=(words.headline(found), *found.notes))
