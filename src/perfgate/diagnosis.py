@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from perfgate.records import BootRecord, CellVerdict, Outcome
+from perfgate.records import BootRecord, CellVerdict, Outcome, RunRecord
 
 KV_PEAK = "kv_peak"
 RUNNING_PEAK = "running_peak"
@@ -23,6 +23,7 @@ _STAGES = (
     ("decode", "vllm:request_decode_time_seconds"),
     ("ttft", "vllm:time_to_first_token_seconds"),
 )
+_STEPS, _GENERATED = "vllm:iteration_tokens_total", "vllm:generation_tokens_total"
 _TIGHT, _LOOSE = 0.95, 0.50
 _SAME_BATCH = 0.10
 
@@ -38,10 +39,13 @@ class ServerView:
         ttft_ms: time to first token as the server saw it.
         client_ttft_ms: the same as the client saw it.
         step_tokens: tokens scheduled in a step of the engine.
+        batch: output tokens of a step, which is the sequences decoded together.
         preemptions: requests put back for want of KV cache, in all runs together.
         kv_peak: largest sampled share of the KV cache in use.
+        running_peak: most requests running at a sample.
         waiting_peak: most requests waiting at a sample.
         hit_tokens: prompt tokens from the prefix cache, in all runs together.
+        output_tokens: tokens generated, in all runs together.
     """
 
     queue_ms: float | None = None
@@ -50,10 +54,13 @@ class ServerView:
     ttft_ms: float | None = None
     client_ttft_ms: float | None = None
     step_tokens: float | None = None
+    batch: float | None = None
     preemptions: float | None = None
     kv_peak: float | None = None
+    running_peak: float | None = None
     waiting_peak: float | None = None
     hit_tokens: float | None = None
+    output_tokens: float | None = None
 
     @property
     def outside_ms(self) -> float | None:
@@ -61,6 +68,35 @@ class ServerView:
         if self.client_ttft_ms is None or self.ttft_ms is None:
             return None
         return self.client_ttft_ms - self.ttft_ms
+
+    @property
+    def step_prompt_tokens(self) -> float | None:
+        """Prompt tokens that a step carries beside the output tokens."""
+        return (
+            None
+            if self.step_tokens is None or self.batch is None
+            else max(0.0, self.step_tokens - self.batch)
+        )
+
+    def __str__(self) -> str:
+        """In one line, of what is known."""
+        stages = {"queue": self.queue_ms, "prefill": self.prefill_ms, "decode": self.decode_ms}
+        said = [f"{name} {value:.1f} ms" for name, value in stages.items() if value is not None]
+        if self.ttft_ms is not None and self.outside_ms is not None:
+            said.append(f"TTFT {self.ttft_ms:.1f} ms, {self.outside_ms:+.1f} ms more for the client")
+        if self.batch is not None and self.step_prompt_tokens is not None:
+            said.append(f"{self.batch:.1f} output and {self.step_prompt_tokens:.1f} prompt tokens a step")
+        if self.kv_peak is not None:
+            said.append(f"KV peak {self.kv_peak:.0%}")
+        peaks = {"running": self.running_peak, "waiting": self.waiting_peak}
+        said += [f"at most {value:.0f} {name}" for name, value in peaks.items() if value is not None]
+        counts = {
+            "preemptions": self.preemptions,
+            "prompt tokens from the prefix cache": self.hit_tokens,
+            "output tokens": self.output_tokens,
+        }
+        said += [f"{value:.0f} {name}" for name, value in counts.items() if value is not None]
+        return ", ".join(said)
 
 
 def server_view(boots: Iterable[BootRecord]) -> ServerView:
@@ -71,6 +107,8 @@ def server_view(boots: Iterable[BootRecord]) -> ServerView:
         for name, value in run.server.items():
             moved[name] = moved.get(name, 0.0) + value
     stages = {name: _mean(moved, stem, 1e3) for name, stem in _STAGES}
+    steps = moved.get(f"{_STEPS}_count", 0.0)
+    generated = moved.get(_GENERATED)
     client = [run.metrics["mean_ttft_ms"] for run in runs if "mean_ttft_ms" in run.metrics]
     return ServerView(
         queue_ms=stages["queue"],
@@ -78,13 +116,14 @@ def server_view(boots: Iterable[BootRecord]) -> ServerView:
         decode_ms=stages["decode"],
         ttft_ms=stages["ttft"],
         client_ttft_ms=math.fsum(client) / len(client) if client else None,
-        step_tokens=_mean(moved, "vllm:iteration_tokens_total", 1.0),
+        step_tokens=_mean(moved, _STEPS, 1.0),
+        batch=generated / steps if generated is not None and steps > 0 else None,
         preemptions=_counted(moved, "vllm:num_preemptions_total", bool(runs)),
-        kv_peak=_peak(run.server for run in runs),
-        waiting_peak=max(
-            (run.server[WAITING_PEAK] for run in runs if WAITING_PEAK in run.server), default=None
-        ),
+        kv_peak=_peak(runs, KV_PEAK),
+        running_peak=_peak(runs, RUNNING_PEAK),
+        waiting_peak=_peak(runs, WAITING_PEAK),
         hit_tokens=_counted(moved, "vllm:prefix_cache_hits_total", bool(runs)),
+        output_tokens=generated,
     )
 
 
@@ -131,18 +170,31 @@ def _ttft(old: ServerView, new: ServerView) -> list[str]:
     shares = ", ".join(f"{part} {value:+.1f} ms" for part, value in known.items())
     share = known[name] / whole
     because = f": mostly {name}" if share >= 0.5 else ": no single part explains it"
-    return [f"mean TTFT {whole:+.1f} ms{because} ({shares})"]
+    crowd = ""
+    if because.endswith("queueing") and new.running_peak is not None and new.waiting_peak is not None:
+        crowd = f"; at most {new.running_peak:.0f} running and {new.waiting_peak:.0f} waiting"
+    return [f"mean TTFT {whole:+.1f} ms{because} ({shares}{crowd})"]
 
 
 def _tpot(change: float, old: ServerView, new: ServerView) -> list[str]:
-    if not old.step_tokens or not new.step_tokens:
+    before, now = (old.batch, new.batch) if old.batch and new.batch else (old.step_tokens, new.step_tokens)
+    if not before or not now:
         return []
-    growth = new.step_tokens / old.step_tokens - 1
-    batches = f"{old.step_tokens:.1f} → {new.step_tokens:.1f} tokens a step"
-    if abs(growth) < _SAME_BATCH:
-        return [f"mean TPOT {change:+.1%} at the same batch size ({batches}): each step takes another time"]
-    word = "larger" if growth > 0 else "smaller"
-    return [f"mean TPOT {change:+.1%} with {word} batches ({batches})"]
+    unit = "sequences" if old.batch and new.batch else "tokens"
+    batches = f"{before:.1f} → {now:.1f} {unit} a step"
+    preempted = f"; {new.preemptions:.0f} preemptions" if new.preemptions else ""
+    if abs(now / before - 1) >= _SAME_BATCH:
+        word = "larger" if now > before else "smaller"
+        return [f"mean TPOT {change:+.1%} with {word} batches ({batches}{preempted})"]
+    prompts = old.step_prompt_tokens, new.step_prompt_tokens
+    if prompts[0] is not None and prompts[1] is not None and prompts[1] - prompts[0] >= _SAME_BATCH * before:
+        more = f"{prompts[0]:.1f} → {prompts[1]:.1f} prompt tokens beside them"
+        return [
+            f"mean TPOT {change:+.1%} at the same batch size ({batches}), with more prefill in each step ({more}{preempted})"
+        ]
+    return [
+        f"mean TPOT {change:+.1%} at the same batch size ({batches}{preempted}): each step takes another time"
+    ]
 
 
 def _cache(new: ServerView) -> list[str]:
@@ -167,8 +219,8 @@ def _counted(moved: Mapping[str, float], name: str, measured: bool) -> float | N
     return moved.get(name, 0.0) if measured and moved else None
 
 
-def _peak(runs: Iterable[Mapping[str, float]]) -> float | None:
-    return max((run[KV_PEAK] for run in runs if KV_PEAK in run), default=None)
+def _peak(runs: Iterable[RunRecord], name: str) -> float | None:
+    return max((run.server[name] for run in runs if name in run.server), default=None)
 
 
 def _difference(before: float | None, now: float | None) -> float | None:

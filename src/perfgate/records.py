@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from pydantic import AwareDatetime, ConfigDict, Field, model_validator
 
+from perfgate.effects import FlagReport
 from perfgate.findings import Findings
 from perfgate.record import Finite as Finite  # noqa: PLC0414 - re-exported, as are the next three
 from perfgate.record import Name as Name  # noqa: PLC0414
@@ -122,6 +123,10 @@ class BootRecord(Record):
     """The machine before and after, see perfgate.environment."""
     void: tuple[str, ...] = ()
     """Why the whole boot is not used, decided by the probe alone; empty for a boot that is used."""
+    flags: tuple[FlagReport, ...] = ()
+    """What became of each flag and variable that was asked for; secrets masked."""
+    notes: tuple[str, ...] = ()
+    """What a person who reads its metrics should know, such as how graph memory is accounted for."""
     log: str | None = None
     runs: tuple[RunRecord, ...]
 

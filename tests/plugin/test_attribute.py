@@ -59,6 +59,16 @@ def test_a_moved_default_of_a_new_version_is_pinned_back(project):
     assert part["share"] == pytest.approx(1.0, abs=0.15)
     assert any("no flag sets of_the_release" in note for note in found["notes"])
     assert any("of it comes back" in note for note in found["notes"])
+    verdict = project.session()["verdicts"][0]
+    assert verdict["reason"].startswith("async_scheduling: false → true"), (
+        "a failed A/B begins with what moved unasked"
+    )
+    assert {note.partition(":")[0] for note in verdict["notes"]} >= {
+        "block_size",
+        "of_the_release",
+        "old side",
+        "server",
+    }
 
 
 def test_no_slowdown_names_nothing_and_boots_nothing_more(project):

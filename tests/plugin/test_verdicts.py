@@ -185,7 +185,12 @@ def test_ab_against_another_server_needs_no_baseline(project):
     result = project.pytest("--server", "slow", "--against-server", "fake")
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*mean TPOT*REGRESSION*"])
+    result.stdout.fnmatch_lines(["*note *old side: server:*0 preemptions*", "*note *server:*0 preemptions*"])
     assert not (project.path / ".perfgate/baselines").exists()
+    flags = {
+        flag["name"]: flag["effect"] for flag in project.session()["measurements"][-1]["boots"][0]["flags"]
+    }
+    assert flags.items() >= {"--fake-tpot-ms": "unknown", "PYTHONPATH": "honoured"}.items()
 
 
 def test_ab_of_a_server_with_itself_is_no_regression(project):

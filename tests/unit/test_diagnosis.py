@@ -5,9 +5,12 @@ import threading
 import pytest
 
 from perfgate.diagnosis import diagnose, server_view
+from perfgate.effects import Effect, FlagReport
 from perfgate.errors import ServerError
+from perfgate.experiment.notes import setting_notes, view_notes
 from perfgate.experiment.sampling import Sampler, gauges
 from perfgate.records import BootRecord, Cell, CellVerdict, MetricVerdict, Outcome, RunRecord
+from perfgate.server import ServerSpec
 
 CELL = Cell(gpu="g", model="m", server="s", workload="w")
 
@@ -61,6 +64,78 @@ def test_tpot_with_and_without_larger_batches():
     (larger,) = diagnose(verdict("mean_tpot_ms", 0.3), boots(), boots(step=8.0))
     assert "same batch size" in same
     assert "larger batches (4.0 → 8.0" in larger
+
+
+def counted(*, steps, generated, prompts, **more):
+    """Boots whose engine made so many steps with so many output and prompt tokens."""
+    tokens = {
+        "vllm:iteration_tokens_total_sum": float(generated + prompts),
+        "vllm:iteration_tokens_total_count": float(steps),
+    }
+    return boots(**tokens, **{"vllm:generation_tokens_total": float(generated)}, **more)
+
+
+@pytest.mark.parametrize(
+    ("now", "expected"),
+    [
+        (counted(steps=100, generated=400, prompts=800), "at the same batch size (4.0 → 4.0 sequences a step): each step"
+            " takes another time"),
+        (counted(steps=50, generated=400, prompts=400), "with larger batches (4.0 → 8.0 sequences a step)"),
+        (counted(steps=400, generated=400, prompts=800), "with smaller batches (4.0 → 1.0 sequences a step)"),
+        (
+            counted(steps=100, generated=400, prompts=1600),
+            "at the same batch size (4.0 → 4.0 sequences a step), with more prefill in each step (8.0 → 16.0 prompt tokens beside them)",
+        ),
+        (
+            counted(steps=50, generated=400, prompts=400, **{"vllm:num_preemptions_total": 3.0}),
+            "with larger batches (4.0 → 8.0 sequences a step; 3 preemptions)",
+        ),
+    ],
+)  # fmt: skip
+def test_tpot_by_what_a_step_carries(now, expected):
+    """Sequences decoded together, prompt tokens beside them and preemptions are told apart, where the server counts them."""
+    before = counted(steps=100, generated=400, prompts=800)
+    assert diagnose(verdict("mean_tpot_ms", 0.3), before, now)[0] == f"mean TPOT +30.0% {expected}"
+
+
+def test_a_longer_queue_says_who_waits():
+    """Where queueing explains TTFT, the sampled requests running and waiting are beside it."""
+    now = boots(ttft=150.0, queue=58.0, server_ttft=143.0, running_peak=1.0, waiting_peak=3.0)
+    (said,) = diagnose(verdict("mean_ttft_ms", 0.5), boots(), now)
+    assert said.endswith("; at most 1 running and 3 waiting)")
+
+
+def test_the_servers_view_in_one_line():
+    """Stages, TTFT on both sides, what a step carries, cache, requests and tokens; what is not counted is not there."""
+    made = counted(steps=100, generated=400, prompts=800, kv_peak=0.09, running_peak=4.0, waiting_peak=0.0)
+    assert str(server_view(made)) == (
+        "queue 10.0 ms, prefill 80.0 ms, TTFT 95.0 ms, +5.0 ms more for the client, 4.0 output and 8.0 prompt tokens a step, "
+        "KV peak 9%, at most 4 running, at most 0 waiting, 0 preemptions, 0 prompt tokens from the prefix cache, 400 output tokens"
+    )
+    assert view_notes(made, side="old side: ")[0].startswith("old side: server: queue 10.0 ms")
+    assert view_notes([BootRecord(id="b", runs=(RunRecord(metrics={"mean_ttft_ms": 1.0}),))]) == []
+
+
+def test_settings_are_said_beside_the_verdict():
+    """Overridden and accepted, not accepted, unknown and no longer to be accepted: each is a note, once, with its side."""
+    flags = (
+        FlagReport(name="--a", asked="1", running="2", effect=Effect.OVERRIDDEN, source="/server_info", because="line", accepted="known"),
+        FlagReport(name="B", asked="1", effect=Effect.IGNORED, source="log"),
+        FlagReport(name="--c", asked="", effect=Effect.UNKNOWN),
+        FlagReport(name="--d", asked="1", running="1", effect=Effect.HONOURED, source="/server_info"),
+    )  # fmt: skip
+    made = [BootRecord(id=name, flags=flags, notes=("graphs",), runs=()) for name in ("1", "2")]
+    spec = ServerSpec(
+        name="s", args={"a": 1, "c": True, "d": 1}, env={"B": "1"}, accepts={"a": "known", "d": "old"}
+    )
+    assert setting_notes(spec, made, side="old side: ") == [
+        "old side: graphs",
+        "old side: --a 1: overridden, 2 runs (/server_info); accepted: known",
+        "old side: B 1: ignored (log); not what was asked for",
+        "old side: nothing says whether these are in effect: --c",
+        "old side: accepts 'd', which is honoured here (/server_info): remove it",
+    ]
+    assert setting_notes(spec, [BootRecord(id="b", runs=())]) == []
 
 
 @pytest.mark.parametrize(

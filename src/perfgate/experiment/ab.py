@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from perfgate.diagnosis import diagnose
 from perfgate.errors import PerfgateError
 from perfgate.experiment import attribution
 from perfgate.experiment.attribution_settings import differences
 from perfgate.experiment.bench import Bench, Made
-from perfgate.experiment.confirm import Measured, questions_of, verdicts_from
-from perfgate.experiment.gate import Settled
+from perfgate.experiment.confirm import Measured, computed_verdicts, questions_of, verdicts_from
+from perfgate.experiment.gate import Settled, moved_notes, quoting_moved
+from perfgate.experiment.notes import limit_notes, setting_notes, view_notes
 from perfgate.experiment.options import SuiteOptions
 from perfgate.experiment.plans import FEWEST_PAIRS
 from perfgate.experiment.sides import against
 from perfgate.metrics import METRICS
+from perfgate.records import CellVerdict
 from perfgate.selection import Catalogues, Target
+from perfgate.server import moved_defaults
 from perfgate.verdict import invalid, whole
 
 
@@ -37,7 +41,7 @@ def compare(bench: Bench, cells: Sequence[Target], made: Made) -> None:
     )
     made.measurements.extend(fresh.all())
     words = options.against or options.against_server or f"{cells[0].server.name} without the changes"
-    for cell in cells:
+    for side, cell in zip(old, cells, strict=True):
         workload = cell.cell.workload
         reason = fresh.invalid(workload)
         if reason is not None or fresh.pairs < FEWEST_PAIRS:
@@ -47,10 +51,26 @@ def compare(bench: Bench, cells: Sequence[Target], made: Made) -> None:
             settled = invalid(cell.cell, reason or cut)
         else:
             note = f"A/B against {words}: {fresh.pairs} interleaved pairs, baseline column = {words}"
-            settled = whole(cell.cell, verdicts_from(judged, fresh, cell, asked), None, (note,))
+            verdicts = [*verdicts_from(judged, fresh, cell, asked), *computed_verdicts(fresh, cell)]
+            settled = _annotated(whole(cell.cell, verdicts, None, (note,)), side, cell, fresh)
         made.settled[workload] = Settled(settled)
     if options.attribute and fresh.pairs >= FEWEST_PAIRS:
         _attribute(bench, old, cells, fresh, made)
+
+
+def _annotated(verdict: CellVerdict, old: Target, cell: Target, fresh: Measured) -> CellVerdict:
+    """With what moved between the sides unasked, what their servers say about the difference, and what the hardware allows."""
+    before, now = fresh.old[cell.cell.workload], fresh.new[cell.cell.workload]
+    said = [
+        *moved_notes(moved_defaults(before, now)),
+        *setting_notes(old.server, before.boots, side="old side: "),
+        *setting_notes(cell.server, now.boots),
+        *limit_notes(cell, now),
+        *view_notes(before.boots, side="old side: "),
+        *view_notes(now.boots),
+        *diagnose(verdict, before.boots, now.boots),
+    ]
+    return quoting_moved(verdict.model_copy(update={"notes": (*verdict.notes, *said)}))
 
 
 def _most(fewest: int, wanted: int | None) -> int | None:

@@ -143,7 +143,9 @@ class Attributor:
             names = [
                 metric.metric
                 for metric in (verdict.metrics if verdict is not None else ())
-                if metric.primary and metric.outcome is Outcome.REGRESSION
+                if metric.primary
+                and metric.outcome is Outcome.REGRESSION
+                and METRICS[metric.metric].of == "run"
             ]
             found += [
                 Response(

@@ -28,7 +28,7 @@ from perfgate.statistics.interval import Outcome as Said
 from perfgate.statistics.judgement import Judgement
 from perfgate.statistics.planning import abba
 from perfgate.statistics.procedure import Confirmation, Looks, Plan, Question, Screen
-from perfgate.verdict import boot_means, invalidity, metric_verdict, question, whole
+from perfgate.verdict import boot_means, invalidity, judge_metric, metric_verdict, question, whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -298,6 +298,19 @@ def verdicts_from(
                     METRICS[one.metric], judged[one.key], old, new, moderated=one.prior is not None
                 )
             )
+    return found
+
+
+def computed_verdicts(measured: Measured, target: Target) -> list[MetricVerdict]:
+    """Verdicts about sizes of the boots that are computed, not timed, such as KV tokens: they repeat, so the boots at hand decide."""
+    old, new = measured.old[target.cell.workload], measured.new[target.cell.workload]
+    margins, tolerances = target.margins(), target.gpu.tolerances
+    found = []
+    for name, metric in METRICS.items():
+        before, now = old.replicates(name), new.replicates(name)
+        if metric.of == "boot" and metric.noise is not None and before and now:
+            asked = question(target.cell, metric, margin=margins.get(name), tolerance=tolerances.get(name))
+            found.append(judge_metric(metric, before, now, asked=asked))
     return found
 
 

@@ -139,10 +139,6 @@ class Lab:
         self.close()
         return self._boot(target)
 
-    def boot_notes(self) -> tuple[str, ...]:
-        """What a person who reads the last boot's metrics should know; nothing where no server of ours is up."""
-        return self._running.boot_notes() if self._running is not None else ()
-
     def measure(
         self, targets: Sequence[Target], *, replicates: int, label: str = "now"
     ) -> dict[str, Measurement]:
@@ -397,14 +393,17 @@ def _boot_record(running: RunningServer, root: Path) -> BootRecord:
     try:
         metrics = {**_autotuning(running), **running.boot_metrics()}
         settings = running.resolved_settings()
+        flags = running.flags_in_effect()
     except ServerError:
         # It died after its runs were made; they carry the reason, and what it said about itself cannot be asked any more.
-        metrics, settings = {}, {}
+        metrics, settings, flags = {}, {}, ()
     return BootRecord(
         id=running.boot_id,
         started=running.started,
         metrics=metrics,
         settings=settings,
+        flags=flags,
+        notes=running.boot_notes(),
         log=_from(root, running.log_path),
         runs=(),
     )

@@ -9,7 +9,7 @@ from perfgate.errors import PerfgateError
 from perfgate.experiment.bench import Bench, Made
 from perfgate.experiment.confirm import overrule, questions_of, suspects, verdicts_from
 from perfgate.experiment.gate import Settled
-from perfgate.experiment.notes import limit_notes
+from perfgate.experiment.notes import limit_notes, setting_notes, view_notes
 from perfgate.experiment.plans import FEWEST_PAIRS, Allowance
 from perfgate.experiment.sides import old_side
 from perfgate.metrics import METRICS
@@ -63,7 +63,11 @@ def screen(bench: Bench, cells: Sequence[Target], made: Made) -> None:
 
 def _annotated(bench: Bench, settled: Settled, cell: Target, measured: Measurement) -> Settled:
     """With what the server's counters and the hardware's bounds say beside the verdict."""
-    said = [*limit_notes(cell, measured), *bench.lab.boot_notes()]
+    said = [
+        *limit_notes(cell, measured),
+        *setting_notes(cell.server, measured.boots),
+        *view_notes(measured.boots),
+    ]
     try:
         before = bench.gate.store.read(cell.cell).baseline.boots
     except PerfgateError:

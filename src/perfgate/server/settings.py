@@ -19,6 +19,17 @@ _OWN_TO_A_BOOT = re.compile(
 )
 """Keys that belong to one boot, one machine or one path, and never say how the server behaves. They are not kept."""
 
+_TELLING = (
+    "scheduler_config",
+    "cache_config",
+    "model_config",
+    "parallel_config",
+    "attention_config",
+    "mamba_config",
+    "kernel_config",
+)
+"""Sections in the order in which their moved settings are quoted."""
+
 UNASKED = "not set by you"
 """How the line of a change ends that no flag asked for."""
 
@@ -103,11 +114,23 @@ def moved_settings(
         and ((key in before and key in after) or _says_something(before.get(key, after.get(key))))
     ]
     both = {key for key in before if key in after}
-    return tuple(sorted(changes, key=lambda change: (change.asked, change.key not in both, change.key)))
+    return tuple(
+        sorted(changes, key=lambda change: (change.asked, change.key not in both, *_rank(change.key)))
+    )
 
 
-def moved_defaults(baseline: Baseline, now: Measurement) -> tuple[SettingChange, ...]:
-    """What the measured servers resolved differently from the baseline's, the settings nobody asked for first.
+def _rank(key: str) -> tuple[int, int, str]:
+    """What decides most about speed first: the scheduler's own settings before the inner ones of a compiler pass."""
+    section = key.partition(".")[0]
+    return (
+        key.count("."),
+        _TELLING.index(section) if section in _TELLING else len(_TELLING),
+        key,
+    )
+
+
+def moved_defaults(baseline: Baseline | Measurement, now: Measurement) -> tuple[SettingChange, ...]:
+    """What the measured servers resolved differently from the baseline's or the old side's, the settings nobody asked for first.
 
     The first boot with settings stands for its side: all boots of a side have the same flags and release.
     """
