@@ -194,9 +194,12 @@ def test_ab_against_another_server_needs_no_baseline(project):
 
 
 def test_ab_of_a_server_with_itself_is_no_regression(project):
-    """--against-server with the same entry on both sides does not fail."""
+    """--against-server with the same entry on both sides does not fail, and says that there is nothing to see."""
     result = project.pytest("--against-server", "fake")
     assert result.parseoutcomes().get("failed", 0) == 0
+    result.stdout.fnmatch_lines(
+        ["*both sides are vLLM * with the same settings: an A/B of them shows only noise"]
+    )
 
 
 def program(path: Path, words: str) -> str:

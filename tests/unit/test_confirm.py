@@ -223,16 +223,30 @@ def test_no_time_for_a_look_measures_nothing(tmp_path, cell):
 
 
 def test_an_ab_that_breaks_off_keeps_its_boots(tmp_path, cell):
-    """When the fourth boot of an A/B does not come up, the three before it are kept, each on its side; nothing is kept twice."""
+    """When the fourth boot of an A/B does not come up, the three before it are kept, each on its side."""
     lab = ScriptedLab(tmp_path, fails_at=4)
     asked = Asked(lab, cell, model=noise())
     with pytest.raises(BootError):
         asked.interleaved()
-    old, new = lab.unclaimed(())
+    old, new = lab.broken_off()
     assert (old.side, [boot.id for boot in old.boots]) == ("old", ["boot-1"])
     assert (new.side, [boot.id for boot in new.boots]) == ("now", ["boot-2", "boot-3"])
-    assert lab.unclaimed([old]) == (new,)
-    assert lab.unclaimed([old, new]) == ()
+
+
+def test_what_was_finished_is_not_kept_twice(tmp_path, cell):
+    """After an A/B that ran to its end nothing is broken off."""
+    lab = ScriptedLab(tmp_path)
+    Asked(lab, cell, model=noise()).interleaved()
+    assert lab.broken_off() == ()
+
+
+def test_looks_that_break_off_keep_every_boot(tmp_path, cell):
+    """When the fifth fresh boot does not come up, the three of the first look and the one after it are kept."""
+    lab = ScriptedLab(tmp_path, fails_at=5, slowdown=1.6)
+    with pytest.raises(BootError):
+        Asked(lab, cell, model=noise(0.2)).looks(100.0, 101.0, 102.0)
+    kept = [boot.id for measurement in lab.broken_off() for boot in measurement.boots]
+    assert kept == ["boot-1", "boot-2", "boot-3", "boot-4"]
 
 
 def test_the_cost_of_a_boot_is_read_from_baselines():

@@ -14,7 +14,7 @@ from perfgate.experiment.gate import Settled, moved_notes, quoting_moved
 from perfgate.experiment.notes import limit_notes, setting_notes, view_notes
 from perfgate.experiment.options import SuiteOptions
 from perfgate.experiment.plans import FEWEST_PAIRS
-from perfgate.experiment.sides import against
+from perfgate.experiment.sides import against, alike
 from perfgate.metrics import METRICS
 from perfgate.records import CellVerdict
 from perfgate.selection import Catalogues, Target
@@ -26,6 +26,8 @@ def compare(bench: Bench, cells: Sequence[Target], made: Made) -> None:
     """Boots both sides in turn and judges; ``made`` takes what comes out as it comes."""
     options = bench.options
     old = [other_side(options, bench.catalogues, cell) for cell in cells]
+    if software := alike(cells[0], old[0]):
+        bench.announce(f"both sides are {software} with the same settings: an A/B of them shows only noise")
     primary = [metric.name for metric in METRICS.values() if metric.primary and metric.of == "run"]
     asked = [question for cell in cells for question in questions_of(cell, bench.noise, primary)]
     judged, fresh = bench.confirmer().interleaved(

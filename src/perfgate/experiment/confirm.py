@@ -213,9 +213,14 @@ class Confirmer:
             if not allowance.allows(cost.minutes(wanted - count) or 0.0):
                 self.tell(f"{target.cell}: the time is over (--max-minutes) after {count} fresh boots")
                 break
-            more = self.lab.measure([target], replicates=wanted - count, label=f"{label}-{count}")[
-                target.cell.workload
-            ]
+            try:
+                more = self.lab.measure([target], replicates=wanted - count, label=f"{label}-{count}")[
+                    target.cell.workload
+                ]
+            except BaseException:
+                if measurement is not None:
+                    self.lab.give_up(measurement)
+                raise
             boots = (*(measurement.boots if measurement else ()), *more.boots)
             measurement = more.model_copy(update={"boots": boots})
             count = wanted

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -103,7 +103,8 @@ class Lab:
         self.run_seconds: list[float] = []
         self.replicate_seconds: list[float] = []
         """How long each boot took with all its runs."""
-        self._made: list[_Side] = []
+        self._unfinished: list[_Side] = []
+        self._given_up: list[Measurement] = []
         self._born: dict[str, float | None] = {}
         """Of boots of attached servers: when the process that answered was started, as far as it says so."""
 
@@ -163,6 +164,7 @@ class Lab:
                 self._replicate(targets, token=f"{label}-{number}", words=f"boot {used + 1}/{replicates}")
             )
             used += not any(record.void for record in boots[-1].values())
+        self._unfinished.clear()
         return self._measurements(targets, boots)
 
     def interleave(
@@ -196,29 +198,29 @@ class Lab:
             words = f"A/B boot {step}/{len(order)} ({'AB'[side]})"
             self.close()
             boots[side].append(self._replicate(sides[side], token=f"{label}-{number}", words=words))
+        self._unfinished.clear()
         return self._measurements(sides[0], boots[0]), self._measurements(sides[1], boots[1])
 
-    def unclaimed(self, claimed: Iterable[Measurement]) -> tuple[Measurement, ...]:
-        """What was measured and is in none of these measurements: the whole boots of an A/B that was cut off, say.
+    def broken_off(self) -> tuple[Measurement, ...]:
+        """Whole boots of measurements that were not finished: of an A/B whose third boot failed, say."""
+        return (
+            *self._given_up,
+            *(
+                measurement.model_copy(update={"side": side.name})
+                for side in self._unfinished
+                if side.boots
+                for measurement in self._measurements(side.targets, side.boots).values()
+            ),
+        )
 
-        Args:
-            claimed: what the session's verdicts, claims and sweeps took over.
-        """
-        known = {
-            (measurement.cell.workload, boot.id) for measurement in claimed for boot in measurement.boots
-        }
-        found: list[Measurement] = []
-        for side in self._made:
-            for measurement in self._measurements(side.targets, side.boots).values() if side.boots else ():
-                left = tuple(b for b in measurement.boots if (measurement.cell.workload, b.id) not in known)
-                if left:
-                    found.append(measurement.model_copy(update={"boots": left, "side": side.name}))
-        return tuple(found)
+    def give_up(self, measurement: Measurement) -> None:
+        """What was measured for something that is not finished: it is kept as what was broken off."""
+        self._given_up.append(measurement)
 
     def _side(self, targets: Sequence[Target], name: Literal["now", "old"]) -> list[dict[str, BootRecord]]:
-        """A list for the boots of one side, which the lab remembers whatever becomes of the measurement."""
-        self._made.append(_Side(targets=tuple(targets), name=name))
-        return self._made[-1].boots
+        """A list for the boots of one side, which the lab remembers until the measurement is finished."""
+        self._unfinished.append(_Side(targets=tuple(targets), name=name))
+        return self._unfinished[-1].boots
 
     def _replicate(self, targets: Sequence[Target], *, token: str, words: str) -> dict[str, BootRecord]:
         begun = time.monotonic()

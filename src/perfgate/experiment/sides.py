@@ -113,6 +113,21 @@ def check_side(side: Target) -> None:
             )
 
 
+def alike(side: Target, other: Target) -> str | None:
+    """What both sides are, where an A/B of them can show nothing but noise; None where they differ in software or settings."""
+    one, two = side.server, other.server
+    if (one.args, one.env, side.model) != (two.args, two.env, other.model):
+        return None
+    if isinstance(one.launcher, LocalLauncher) and isinstance(two.launcher, LocalLauncher):
+        software = versions(one.launcher.python, one.env)
+        if software != versions(two.launcher.python, two.env):
+            return None
+        return f"vLLM {software.get('vllm') or 'of the same version'}"
+    if isinstance(one.launcher, DockerLauncher) and one.launcher == two.launcher:
+        return f"image {one.launcher.image}"
+    return None
+
+
 def old_side(target: Target, baseline: Baseline, now: Measurement) -> Target | str:
     """The server as it was when the baseline was recorded, or why it cannot be booted any more.
 

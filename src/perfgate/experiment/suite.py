@@ -215,8 +215,8 @@ class Suite:
     def measurements(self) -> tuple[Measurement, ...]:
         """Everything measured so far."""
         judged = (measurement for made in self._made.values() for measurement in made.measurements)
-        taken = (*judged, *self._kept)
-        return (*taken, *(self._lab.unclaimed(taken) if self._lab is not None else ()))
+        broken_off = self._lab.broken_off() if self._lab is not None else ()
+        return (*judged, *self._kept, *broken_off)
 
     def fit_noise(self, results: Path) -> None:
         """Fits this machine's noise model from all its sessions, after baselines were recorded.
