@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from report_data import START, Example, bare, session
+from report_data import PRIMARY, START, Example, bare, session
 from test_report_findings import FOUND
 
 from perfgate.records import Outcome
@@ -22,21 +22,26 @@ LIMIT_S = 2.0
 LIMIT_BYTES = 8_000_000
 
 
+PAST = 100
+"""Sessions that the page draws of a line."""
+
+
 def page_of(example: Example) -> str:
-    """The report of a session, with forty past sessions of every cell and a change point."""
+    """The report of a session, with as many past sessions of every cell and metric as are drawn, and a change point."""
     rng = np.random.default_rng(0)
-    level = 700 * (1 + 0.1 * (np.arange(40) > 25))
+    level = 700 * (1 + 0.1 * (np.arange(PAST) > 60))
     history = [
         html.HistoryLine(
             cell=verdict.cell,
-            metric="mean_ttft_ms",
-            times=tuple(START + timedelta(days=day) for day in range(40)),
-            values=tuple((level * rng.lognormal(0, 0.01, 40)).tolist()),
-            changes=(26,),
+            metric=metric,
+            times=tuple(START + timedelta(days=day) for day in range(PAST)),
+            values=tuple((level * rng.lognormal(0, 0.01, PAST)).tolist()),
+            changes=(61,),
             notes=("driver 575 -> 580",),
-            said=("2026-03-27 slower +10.0%: 700 ms -> 770 ms; with it driver 575 -> 580",),
+            said=("2026-05-01 slower +10.0%: 700 ms -> 770 ms; with it driver 575 -> 580",),
         )
         for verdict in example.results.verdicts
+        for metric in PRIMARY
     ]
     return html.page(example.results, baselines=example.baselines, history=history)
 
@@ -152,7 +157,7 @@ def test_a_cell_of_a_large_session_opens(open_page: Callable[..., Any], large: s
     page = opened.page
     page.click('.overview a[href="#cell-150"]')
     page.wait_for_selector("#cell-150 .body table")
-    assert page.evaluate("document.querySelectorAll('#cell-150 .plot').length") == 9
+    assert page.evaluate("document.querySelectorAll('#cell-150 .plot').length") == 11
     place = page.query_selector("#cell-150 .plot")
     place.scroll_into_view_if_needed()
     place.wait_for_selector("svg")

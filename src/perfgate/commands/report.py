@@ -21,6 +21,7 @@ from perfgate.report.escape import visible
 from perfgate.results import RESULTS, read_results
 
 if TYPE_CHECKING:  # Jinja2 and the plots take a while to import, which no other subcommand should pay.
+    from perfgate.history import Line
     from perfgate.report.html import HistoryLine
 
 HELP = "show a recorded session: terminal table, Markdown, JSON, GitHub annotations or one HTML file"
@@ -29,6 +30,8 @@ _BY_SUFFIX = {".html": "html", ".htm": "html", ".md": "markdown", ".json": "json
 _REPORT = replace(RESULTS, word="report")
 _RESULTS = Path(".perfgate/results")
 _HISTORY = Path(".perfgate/history.sqlite")
+_PAST = 100
+"""Sessions of a line that are drawn."""
 _BASELINES = (Path(".perfgate/baselines"), Path("baselines"))
 
 
@@ -176,7 +179,6 @@ def _history(results: SessionResults, location: str | Path | None, missing: list
     if location is None and not _HISTORY.exists():
         return []
     from perfgate.history import History, line
-    from perfgate.report.html import HistoryLine
 
     cells = {verdict.cell for verdict in results.verdicts}
     primary = [name for name, metric in METRICS.items() if metric.primary]
@@ -191,15 +193,26 @@ def _history(results: SessionResults, location: str | Path | None, missing: list
         for one in series
         if one.cell in cells and one.points and hardware.get(one.cell, one.hardware) == one.hardware
     ]
-    return [
-        HistoryLine(
-            cell=one.series.cell,
-            metric=one.series.metric,
-            times=tuple(point.started for point in one.series.points),
-            values=tuple(point.level for point in one.series.points),
-            changes=tuple(change.index for change in one.trend.changes),
-            notes=one.notes,
-            said=tuple(trends.sentences(one)),
-        )
-        for one in lines
+    return [_drawn(one) for one in lines]
+
+
+def _drawn(line: Line) -> HistoryLine:
+    """The newest sessions of a line; what it shows is said in full."""
+    from perfgate.report.html import HistoryLine
+
+    points = line.series.points[-_PAST:]
+    before = len(line.series.points) - len(points)
+    changes = [
+        (change.index - before, note)
+        for change, note in zip(line.trend.changes, line.notes, strict=True)
+        if change.index >= before
     ]
+    return HistoryLine(
+        cell=line.series.cell,
+        metric=line.series.metric,
+        times=tuple(point.started for point in points),
+        values=tuple(point.level for point in points),
+        changes=tuple(at for at, _ in changes),
+        notes=tuple(note for _, note in changes),
+        said=tuple(trends.sentences(line)),
+    )

@@ -92,6 +92,37 @@ def test_the_history_is_in_the_page(recorded: Path) -> None:
     assert "mean TTFT: 3 sessions; 14 are needed" in page
 
 
+def test_a_long_history_is_drawn_by_its_newest_sessions(recorded: Path) -> None:
+    """Of 130 sessions the newest hundred are drawn, with the change among them at its place, and every change is said."""
+    from perfgate.commands.report import html_report
+    from perfgate.history import History
+
+    results = session(cells=1, boots=1, runs=1, requests=2).results
+    (measurement,) = results.measurements
+    history = History(recorded / "long.sqlite")
+    for day in range(130):
+        level = 100.0 * (1.3 if day >= 20 else 1) * (1.3 if day >= 90 else 1) * (1 + day % 5 / 500)
+        run = (
+            measurement.boots[0]
+            .runs[0]
+            .model_copy(update={"metrics": {"mean_ttft_ms": level}, "arrays": None})
+        )
+        boot = measurement.boots[0].model_copy(update={"runs": (run,), "metrics": {}})
+        history.append(
+            results.model_copy(
+                update={
+                    "session": f"day-{day}",
+                    "started": START + timedelta(days=day),
+                    "measurements": (measurement.model_copy(update={"boots": (boot,)}),),
+                }
+            )
+        )
+    page, missing = html_report(results, history=recorded / "long.sqlite")
+    assert missing == []
+    assert "mean TTFT of 100 sessions with 1 change points" in page
+    assert page.count("slower +30.0%") == 2
+
+
 def test_github_format_prints_annotations(recorded: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The github format is workflow commands and nothing else."""
     assert main(["report", "--format", "github"]) == 0

@@ -339,22 +339,26 @@ def phase_seconds(boot: BootRecord) -> dict[str, float]:
 def history(line: HistoryLine) -> Chart:
     """One metric over time with its change points."""
     points = [
-        {"t": time.isoformat(), "v": _short(value)}
-        for time, value in zip(line.times, line.values, strict=True)
+        {"t": _minute(time), "v": _short(value)} for time, value in zip(line.times, line.values, strict=True)
     ]
     marks = [
-        {"t": line.times[at].isoformat(), "note": line.notes[n] if n < len(line.notes) else ""}
+        {"t": _minute(line.times[at]), "note": line.notes[n] if n < len(line.notes) else ""}
         for n, at in enumerate(line.changes)
         if at < len(line.times)
     ]
-    words = values.label(line.metric)
+    words, unit = values.label(line.metric), values.unit(line.metric)
     return Chart(
         kind="history",
         title=f"{words} over time",
         description=f"{words} of {len(points)} sessions with {len(marks)} change points",
         data={"rows": points, "marks": marks},
-        labels={"y": f"{words}, {values.unit(line.metric)}".rstrip(", ")},
+        labels={"y": words if words.endswith(unit) else f"{words}, {unit}"},
     )
+
+
+def _minute(moment: datetime) -> int:
+    """A moment as plots take it, in milliseconds, to the minute: a history has thousands of them, and a text is twice as long."""
+    return int(moment.timestamp() // 60) * 60_000
 
 
 def tone(outcome: Outcome) -> str:
