@@ -1,0 +1,122 @@
+"""A search on boots, as far as it is not the statistics: what it may cost, and what is said of a boot that is none."""
+
+from perfgate.errors import BootError
+from perfgate.experiment.attribution import UNBELIEVED, Attributor
+from perfgate.experiment.confirm import Measured
+from perfgate.records import (
+    BootRecord,
+    CellVerdict,
+    Fingerprint,
+    Measurement,
+    MetricVerdict,
+    Outcome,
+    RunRecord,
+)
+from perfgate.selection import Request, select
+
+(OLD,) = select(Request(gpu="cpu", servers=("tiny",), workloads=("cpu-decode",)))
+(NEW,) = select(
+    Request(
+        gpu="cpu", servers=("tiny",), workloads=("cpu-decode",), vllm_args=("--seed=7", "--max-num-seqs=1")
+    )
+)
+WORDS = ("--seed 7", "--max-num-seqs 16 → 1")
+VERDICT = CellVerdict(
+    cell=NEW.cell,
+    outcome=Outcome.REGRESSION,
+    metrics=(MetricVerdict(metric="mean_tpot_ms", outcome=Outcome.REGRESSION),),
+)
+
+
+def measurement(*values: float, invalid: str = "") -> dict[str, Measurement]:
+    boots = tuple(
+        BootRecord(
+            id=f"b{number}",
+            runs=(RunRecord(metrics={}, invalid=(invalid,)),)
+            if invalid
+            else (RunRecord(metrics={"mean_tpot_ms": value}),),
+        )
+        for number, value in enumerate(values)
+    )
+    return {
+        "cpu-decode": Measurement(
+            cell=NEW.cell, fingerprint=Fingerprint(), server={}, workload={}, boots=boots
+        )
+    }
+
+
+class ScriptedLab:
+    """Boots at once; one stream of requests takes twice as long a token with one slot. Can fail or not be believed instead."""
+
+    def __init__(self, *, boot_s: float = 1.0, invalid: str = "", needs_seed: bool = False) -> None:
+        self.boot_seconds, self.run_seconds = [boot_s], [1.0]
+        self.invalid, self.needs_seed = invalid, needs_seed
+        self.booted: list[dict] = []
+
+    def close(self) -> None:
+        """Nothing runs."""
+
+    def measure(self, targets, *, replicates, label):
+        assert replicates == 1
+        args = targets[0].server.args
+        self.booted.append(args)
+        if self.needs_seed and args["max-num-seqs"] == 1 and "seed" not in args:
+            raise BootError("one slot needs a seed")
+        return measurement(20.0 if args["max-num-seqs"] == 1 else 10.0, invalid=self.invalid)
+
+
+def attributed(lab: ScriptedLab, **more):
+    told: list[str] = []
+    attributor = Attributor(lab=lab, noise=None, tell=told.append, **more)
+    fresh = Measured(old=measurement(10.0, 10.1, 9.9), new=measurement(20.0, 20.2, 19.8))
+    found = attributor.attribute([OLD], [NEW], {"cpu-decode": VERDICT}, fresh, versions=False, label="t")
+    return found["cpu-decode"], told
+
+
+def test_the_culprit_is_named_and_the_plan_told_first():
+    """Of two changed flags the one that doubles the TPOT is named; the plan says how many boots and minutes before any is made."""
+    lab = ScriptedLab()
+    found, told = attributed(lab)
+    assert found.responsible == (WORDS[1],)
+    assert found.ended == "explained"
+    assert "attributing the difference of tiny to 2 settings: about" in told[0]
+    assert len(told) == 1 + len(lab.booted) == 1 + found.search_boots
+
+
+def test_out_of_time_keeps_what_is_known():
+    """A boot that would end after --max-minutes is not begun: what is undecided is said, and that time was over."""
+    lab = ScriptedLab(boot_s=600.0)
+    found, _ = attributed(lab, max_minutes=5.0)
+    assert lab.booted == []
+    assert (found.ended, found.responsible) == ("budget", ())
+    assert set(found.undecided) == set(WORDS)
+    assert any("time was over" in note for note in found.notes)
+
+
+def test_boots_that_cannot_be_believed_end_it():
+    """After a few boots whose runs are invalid the search ends without a name, with each boot's reason."""
+    lab = ScriptedLab(invalid="short answers")
+    found, told = attributed(lab)
+    assert len(lab.booted) == UNBELIEVED
+    assert (found.ended, found.responsible) == ("budget", ())
+    assert all("short answers" in boot.problem for boot in found.boots)
+    assert all("short answers" in line for line in told[1:])
+
+
+def test_settings_that_do_not_boot_apart_are_one():
+    """A flag that boots only with another is named together with it, and a note says why."""
+    found, _ = attributed(ScriptedLab(needs_seed=True))
+    assert set(found.responsible) == set(WORDS)
+    assert found.failed_boots >= 1
+    assert any(note.startswith("kept together, because they do not boot apart") for note in found.notes)
+
+
+def test_a_cell_that_did_not_get_slower_is_not_searched():
+    """Without a confirmed slowdown nothing boots."""
+    lab = ScriptedLab()
+    attributor = Attributor(lab=lab, noise=None, tell=lambda _words: None)
+    passed = VERDICT.model_copy(update={"outcome": Outcome.PASS, "metrics": ()})
+    fresh = Measured(old=measurement(10.0, 10.1), new=measurement(10.0, 10.1))
+    found = attributor.attribute([OLD], [NEW], {"cpu-decode": passed}, fresh, versions=False, label="t")
+    assert found["cpu-decode"].ended == "no effect"
+    assert lab.booted == []
