@@ -3,51 +3,28 @@
 pytest -m long tests/e2e/test_attribution_of_real_servers.py
 """
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from suite_sessions import Sessions
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 INNOCENT = (
     "--vllm-arg=--max-model-len=2048",
     "--vllm-arg=--seed=7",
     "--vllm-arg=--disable-uvicorn-access-log",
     "--env=TOKENIZERS_PARALLELISM=false",
 )
+CELL = ("--gpu", "cpu", "--server", "tiny", "--workload", "cpu-chat")
+ONE_SLOT = "--max-num-seqs 16 → 1"
 
 pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
 
 def attribute(folder: Path, *arguments: str) -> tuple[str, dict]:
     """What a session with --attribute printed, and the attribution it kept."""
-    command = [sys.executable, "-m", "pytest", "-m", "serving", "-p", "no:cacheprovider"]
-    options = [
-        "tests/serving/test_no_slower_than_baseline.py",
-        *("--gpu", "cpu", "--server", "tiny", "--workload", "cpu-chat", "--attribute"),
-        *("--baselines", str(folder / "baselines"), "--perfgate-results", str(folder / "results")),
-        *("--perfgate-history", "none"),
-    ]
-    environment = {
-        name: value
-        for name, value in os.environ.items()
-        if name not in ("PYTEST_ADDOPTS", "GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY")
-    }
-    done = subprocess.run(
-        [*command, *options, *arguments],
-        cwd=REPOSITORY,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=3600,
-        check=False,
-    )
-    (file,) = (folder / "results").glob("*.json")
-    (verdict,) = json.loads(file.read_text())["verdicts"]
-    return done.stdout, verdict["attribution"]
+    found = Sessions(folder, *CELL).run("--attribute", *arguments, timeout=3600)
+    (verdict,) = found.verdicts
+    return found.said, verdict["attribution"]
 
 
 def named_parts(found: dict, metric: str) -> dict[str, dict]:
@@ -59,7 +36,7 @@ def named_parts(found: dict, metric: str) -> dict[str, dict]:
 def test_the_one_flag_that_matters_is_named_among_five(tmp_path):
     """--max-num-seqs 1 is named at concurrency 4, alone, with most of the total; four other changed settings are not."""
     said, found = attribute(tmp_path, *INNOCENT, "--vllm-arg=--max-num-seqs=1")
-    assert found["responsible"] == ["--max-num-seqs 16 → 1"], said
+    assert found["responsible"] == [ONE_SLOT], said
     assert found["ended"] == "explained"
     for metric in found["metrics"]:
         (part,) = named_parts(found, metric["metric"]).values()
@@ -70,9 +47,9 @@ def test_the_one_flag_that_matters_is_named_among_five(tmp_path):
 def test_two_settings_that_matter_are_both_named_among_five(tmp_path):
     """One slot for four streams costs TTFT and throughput, Python's development mode throughput: both are named, three others are not."""
     said, found = attribute(tmp_path, *INNOCENT[:3], "--vllm-arg=--max-num-seqs=1", "--env=PYTHONDEVMODE=1")
-    assert sorted(found["responsible"]) == ["--max-num-seqs 16 → 1", "PYTHONDEVMODE=1"], said
+    assert sorted(found["responsible"]) == [ONE_SLOT, "PYTHONDEVMODE=1"], said
     assert found["ended"] == "explained"
-    assert "--max-num-seqs 16 → 1" in named_parts(found, "mean_ttft_ms")
+    assert ONE_SLOT in named_parts(found, "mean_ttft_ms")
     both = named_parts(found, "output_throughput")
     assert set(both) == set(found["responsible"])
     assert all(part["lower"] > 0 for part in both.values())
