@@ -6,13 +6,12 @@ from collections.abc import Sequence
 
 from perfgate.diagnosis import server_view
 from perfgate.effects import Effect
-from perfgate.limits import decode_bound, demand, prefill_bound_ms
+from perfgate.experiment.deployment import deployment
+from perfgate.limits import decode_bound, prefill_bound_ms
 from perfgate.records import BootRecord, Measurement
 from perfgate.selection import Target
 from perfgate.server import ServerSpec, stale_accepts
 from perfgate.verdict import geometric_mean
-
-_KV_BYTES = {"auto": 2.0, "bfloat16": 2.0, "float16": 2.0}
 
 
 def setting_notes(server: ServerSpec, boots: Sequence[BootRecord], *, side: str = "") -> list[str]:
@@ -47,27 +46,40 @@ def view_notes(boots: Sequence[BootRecord], *, side: str = "") -> list[str]:
 
 
 def limit_notes(target: Target, measurement: Measurement) -> list[str]:
-    """The cell's share of the bounds of its hardware; nothing where the model's or the GPU's entry does not say enough."""
-    concurrency = target.workload.concurrency
-    dtype = str(target.server.args.get("kv-cache-dtype", "auto"))
-    need = demand(target.model, kv_dtype_bytes=1.0 if dtype.startswith("fp8") else _KV_BYTES.get(dtype, 2.0))
-    if need is None or concurrency is None:
+    """The cell's share of the bounds of its hardware; nothing where the entries do not say enough."""
+    made = deployment(target, measurement.boots)
+    need = None if made is None else made.demand(target.model)
+    if made is None or need is None:
         return []
-    ranks = target.server.args.get("tensor-parallel-size", 1)
-    gpus = ranks if isinstance(ranks, int) else 1
-    found: list[str] = []
+    workload, found = target.workload, []
     speed = geometric_mean(measurement.replicates("output_throughput"))
-    context = target.workload.input_len + target.workload.output_len / 2
-    best = decode_bound(need, target.gpu, sequences=concurrency, context=context, gpus=gpus)
-    if speed is not None and best is not None:
-        found.append(
-            f"{speed / best:.0%} of {best:.0f} tok/s, which the memory bandwidth allows at this concurrency"
+    if speed is not None and workload.concurrency is not None and not made.speculative:
+        context = workload.input_len + workload.output_len / 2
+        best = decode_bound(
+            need,
+            target.gpu,
+            sequences=workload.concurrency,
+            context=context,
+            gpus=made.gpus,
+            copies=made.copies,
         )
+        if best is not None:
+            found.append(_share_of(speed, best))
     ttft = geometric_mean(measurement.replicates("mean_ttft_ms"))
-    weights = str(target.model.architecture.get("weights", "bf16"))
-    least = prefill_bound_ms(need, target.gpu, tokens=target.workload.input_len, dtype=weights, gpus=gpus)
-    if ttft is not None and least is not None and concurrency == 1:
+    # The shared prefix is in the cache when the measured requests come.
+    tokens = max(1, workload.input_len - workload.shared_prefix_len)
+    least = prefill_bound_ms(need, target.gpu, tokens=tokens, dtype=made.weights, gpus=made.gpus)
+    if ttft is not None and least:
         found.append(
-            f"mean TTFT is {ttft / least:.1f} times the {least:.0f} ms that one prefill takes at best"
+            f"mean TTFT is {ttft / least:.1f} times the {least:.3g} ms that one prefill takes at best"
         )
     return found
+
+
+def _share_of(speed: float, best: float) -> str:
+    if speed > best:
+        return (
+            f"{speed:.3g} tok/s is more than the {best:.3g} tok/s that the memory bandwidth allows: "
+            "the model's or the GPU's entry is wrong (parameters, weights, bandwidth_gb_s)"
+        )
+    return f"{speed / best:.0%} of {best:.3g} tok/s, which the memory bandwidth allows at this concurrency"
