@@ -110,7 +110,7 @@ def test_probe_alone_voids_a_boot(measure, monkeypatch):
     """A GPU that throttles in the second probe voids the boot, whose runs stay valid and are not used; another boot is made for it."""
     states = itertools.chain(([], ["hardware thermal slowdown"]), itertools.repeat([]))
     monkeypatch.setattr(
-        RunningServer, "probe", lambda _server: {"gpus": [{"device": "0", "throttling": next(states)}]}
+        RunningServer, "probe", lambda _server, **_: {"gpus": [{"device": "0", "throttling": next(states)}]}
     )
     boot, another = measure().boots
     assert another.void == ()

@@ -30,6 +30,10 @@ class FakeNvml:
         "nvmlDeviceGetCount": 1,
         "nvmlDeviceGetHandleByIndex": "handle",
         "nvmlDeviceGetMigMode": (0, 0),
+        "nvmlDeviceGetName": "NVIDIA GB10",
+        "nvmlDeviceGetUUID": "GPU-1",
+        "nvmlDeviceGetMaxMigDeviceCount": 0,
+        "nvmlDeviceGetMigDeviceHandleByIndex": "slice",
         "nvmlDeviceGetClockInfo": 1830,
         "nvmlDeviceGetMaxClockInfo": 1980,
         "nvmlDeviceGetTemperature": 61,
@@ -95,6 +99,55 @@ def test_unified_gpu_has_the_systems_memory(machine):
     assert gpu["power_w"] == 350.5
 
 
+def test_discrete_gpu_without_memory_figures_is_a_fault_that_voids(machine):
+    """The same answer of a discrete card is not taken for shared memory: its figures are unknown, and the replicate is void."""
+    machine()
+    before = probe(own_pids={1})
+    machine(
+        nvmlDeviceGetMemoryInfo=pynvml.NVMLError_NotSupported(), nvmlDeviceGetName=b"NVIDIA H100 80GB HBM3"
+    )
+    after = probe(own_pids={1})
+    (gpu,) = after["gpus"]
+    assert (gpu["unified"], gpu["free_gib"], gpu["used_gib"]) == (False, None, None)
+    assert void_reasons(before, after) == (
+        "GPU 0 gave no memory figures, which on a discrete card means a fault",
+    )
+    assert void_reasons(before, before) == ()
+
+
+@pytest.mark.parametrize(
+    "answer", [pynvml.NVMLError_NotSupported(), SimpleNamespace(total=0, used=0, free=0)]
+)
+def test_an_entry_says_that_a_gpu_shares_the_systems_memory(machine, answer):
+    """A unified GPU that the shipped catalogue does not know is one where its entry says so, "not supported" or all zeros alike."""
+    machine(nvmlDeviceGetMemoryInfo=answer, nvmlDeviceGetName="NVIDIA of tomorrow")
+    (gpu,) = probe(unified=True)["gpus"]
+    assert gpu["unified"]
+    assert gpu["free_gib"] > 0
+    assert void_reasons(probe(unified=True, own_pids={1}), probe(unified=True, own_pids={1})) == ()
+
+
+def test_slices_of_a_gpu_are_probed_one_by_one(machine):
+    """In MIG mode each slice is a device of its own, by UUID; what NVML does not give for slices is None."""
+    refused = dict.fromkeys(
+        ("nvmlDeviceGetPowerUsage", "nvmlDeviceGetTotalEnergyConsumption", "nvmlDeviceGetTemperature"),
+        pynvml.NVMLError_NotSupported(),
+    )
+    machine(
+        nvmlDeviceGetMigMode=(1, 1), nvmlDeviceGetMaxMigDeviceCount=1, nvmlDeviceGetMigDeviceHandleByIndex="slice",
+        nvmlDeviceGetUUID="MIG-1", **refused,
+    )  # fmt: skip
+    (gpu,) = probe(devices=["MIG-1"], own_pids={1})["gpus"]
+    assert (gpu["device"], gpu["power_w"], gpu["temperature_c"], gpu["free_gib"]) == (
+        "MIG-1",
+        None,
+        None,
+        60.0,
+    )
+    assert probe(devices=["0"])["gpus"] == []
+    assert gpu_energy_j(["MIG-1"]) is None
+
+
 def test_lost_gpu_is_a_failed_probe_that_voids(machine):
     """A GPU that is lost between the probes voids the replicate and stops nothing."""
     machine()
@@ -111,7 +164,10 @@ def test_figures_that_a_device_does_not_give_are_none(machine):
     refused = {
         name: pynvml.NVMLError_NotSupported()
         for name in FakeNvml.ANSWERS
-        if name.startswith("nvmlDeviceGet") and "Count" not in name and "Handle" not in name
+        if name.startswith("nvmlDeviceGet")
+        and "Count" not in name
+        and "Handle" not in name
+        and "Name" not in name
     }
     machine(**refused)
     (gpu,) = probe()["gpus"]

@@ -101,7 +101,7 @@ def detect_gpus(catalogue: Catalogue | None = None, *, visible: str | None = Non
         for index in range(int(nvml.nvmlDeviceGetCount())):
             for handle, is_slice in _devices(nvml, index):
                 name, uuid, memory = _identify(nvml, index, handle)
-                unified = memory is None and _is_unified(name, entries)
+                unified = memory is None and is_unified(name, entries)
                 if memory is None and not unified:
                     raise EnvironmentProbeError(
                         f"GPU {index} ({name}) gives no memory figures, which on a discrete card means a fault",
@@ -203,7 +203,7 @@ def _identify(nvml: Any, index: int, handle: Any) -> tuple[str, str, int | None]
     except nvml.NVMLError as error:
         raise _lost(index, error) from error
     try:
-        return name, uuid, int(nvml.nvmlDeviceGetMemoryInfo(handle).total)
+        return name, uuid, int(nvml.nvmlDeviceGetMemoryInfo(handle).total) or None
     except nvml.NVMLError_NotSupported:
         return name, uuid, None
     except nvml.NVMLError as error:
@@ -217,7 +217,8 @@ def _lost(index: int, error: Exception) -> EnvironmentProbeError:
     )
 
 
-def _is_unified(name: str, catalogue: Catalogue) -> bool:
+def is_unified(name: str, catalogue: Catalogue) -> bool:
+    """Whether a GPU that gives no memory figures shares the system's memory; on any other the same answer is a fault."""
     entry = entry_of(name, catalogue)
     if entry is not None:
         return entry.unified_memory

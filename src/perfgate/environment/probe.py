@@ -19,7 +19,8 @@ from typing import Any
 
 import psutil
 
-from perfgate.environment.nvml import GIB, devices_by_word, nvml_session
+from perfgate.catalogue import load_catalogue
+from perfgate.environment.nvml import GIB, devices_by_word, is_unified, nvml_session
 
 _LOOPS, _STEPS = 100, 20_000
 
@@ -63,7 +64,11 @@ class ProbeLimits:
 
 
 def probe(
-    *, devices: Sequence[str] | None = None, own_pids: Collection[int] = (), python: str | None = None
+    *,
+    devices: Sequence[str] | None = None,
+    own_pids: Collection[int] = (),
+    python: str | None = None,
+    unified: bool | None = None,
 ) -> dict[str, Any]:
     """The state of the machine as plain data; what cannot be read is None.
 
@@ -71,6 +76,7 @@ def probe(
         devices: the GPUs that the server uses, as ``CUDA_VISIBLE_DEVICES`` calls them; None for all.
         own_pids: the server's own processes: others on its devices are strangers.
         python: an interpreter with torch, for a fixed matmul on the first device; none is made where not given.
+        unified: whether the devices share the system's memory; what the shipped catalogue says of their names where not given.
 
     Returns:
         ``cpu`` (``loop_ms``, ``load_average``, ``mhz``, ``total_s``, ``steal_s``), ``memory_available_gib``, ``taken``, and a table
@@ -98,7 +104,7 @@ def probe(
             if nvml is not None:
                 for word, handle in devices_by_word(nvml):
                     if devices is None or word in devices:
-                        found["gpus"].append(_gpu(nvml, word, handle, own_pids))
+                        found["gpus"].append(_gpu(nvml, word, handle, own_pids, unified))
     except Exception as error:
         found["gpu_error"] = str(error).splitlines()[0] if str(error) else type(error).__name__
     if python is not None and found["gpus"]:
@@ -154,7 +160,9 @@ def gpu_energy_j(devices: Sequence[str] | None = None) -> float | None:
     return total if seen else None
 
 
-def _gpu(nvml: Any, word: str, handle: Any, own_pids: Collection[int]) -> dict[str, Any]:
+def _gpu(
+    nvml: Any, word: str, handle: Any, own_pids: Collection[int], unified: bool | None
+) -> dict[str, Any]:
     def ask(function: str, *arguments: Any) -> Any:
         try:
             return getattr(nvml, function)(handle, *arguments)
@@ -164,6 +172,9 @@ def _gpu(nvml: Any, word: str, handle: Any, own_pids: Collection[int]) -> dict[s
             return None
 
     memory = ask("nvmlDeviceGetMemoryInfo")
+    if memory is not None and not memory.total:
+        memory = None
+    shared = memory is None and (_shares(ask("nvmlDeviceGetName")) if unified is None else unified)
     power, energy = ask("nvmlDeviceGetPowerUsage"), ask("nvmlDeviceGetTotalEnergyConsumption")
     processes = ask("nvmlDeviceGetComputeRunningProcesses")
     bits = ask("nvmlDeviceGetCurrentClocksThrottleReasons")
@@ -179,10 +190,10 @@ def _gpu(nvml: Any, word: str, handle: Any, own_pids: Collection[int]) -> dict[s
         "throttling": None
         if bits is None
         else [words for name, words in HARMFUL_THROTTLING.items() if bits & getattr(nvml, name)],
-        # Without figures of its own the GPU shares the system's memory.
-        "unified": memory is None,
-        "free_gib": round((system.available if memory is None else memory.free) / GIB, 2),
-        "used_gib": round((system.total - system.available if memory is None else memory.used) / GIB, 2),
+        # Without figures of its own a GPU shares the system's memory, or it has a fault; both free and used are None then.
+        "unified": shared,
+        "free_gib": _gib(system.available if shared else memory and memory.free),
+        "used_gib": _gib(system.total - system.available if shared else memory and memory.used),
         "strangers": None
         if processes is None
         # In a container NVML may number processes as the host does: such a number says nothing here.
@@ -191,9 +202,20 @@ def _gpu(nvml: Any, word: str, handle: Any, own_pids: Collection[int]) -> dict[s
     }
 
 
+def _gib(size: int | None) -> float | None:
+    return None if size is None else round(size / GIB, 2)
+
+
+def _shares(name: str | bytes | None) -> bool:
+    text = name.decode("utf-8", "replace") if isinstance(name, bytes) else name or ""
+    return is_unified(text, load_catalogue("gpus"))
+
+
 def _gpu_reasons(before: Mapping[str, Any], after: Mapping[str, Any], allowed: ProbeLimits) -> list[str]:
     device = after.get("device")
     reasons = []
+    if any("free_gib" in p and p["free_gib"] is None for p in (before, after)):
+        reasons.append(f"GPU {device} gave no memory figures, which on a discrete card means a fault")
     throttling = sorted({*(before.get("throttling") or ()), *(after.get("throttling") or ())})
     if throttling:
         reasons.append(f"GPU {device} throttled: {', '.join(throttling)}")

@@ -227,14 +227,14 @@ class Lab:
         running = self.server(targets[0], fresh=True)
         booted = running.ready_s if time.monotonic() - begun < running.ready_s else 0.0
         self._loaded = True
-        before = running.probe()
+        before = running.probe(unified=targets[0].gpu.unified_memory or None)
         runs = {
             target.cell.workload: self._runs(
                 running, target, token=token, words=f"{target.server.name} {words}, {target.workload.name}"
             )
             for target in targets
         }
-        after = running.probe()
+        after = running.probe(unified=targets[0].gpu.unified_memory or None)
         record = _boot_record(running, self.settings.root).model_copy(
             update={
                 "probes": (before, after),

@@ -232,13 +232,17 @@ class RunningServer:
             found["energy_j"] = gpu_energy_j(self.devices)
         return {name: value for name, value in found.items() if value is not None}
 
-    def probe(self, *, matmul: bool = True) -> dict[str, Any]:
-        """The state of its machine; with ``matmul`` a fixed one is made on its first GPU, in its own Python."""
+    def probe(self, *, matmul: bool = True, unified: bool | None = None) -> dict[str, Any]:
+        """The state of its machine; with ``matmul`` a fixed one is made on its first GPU, in its own Python.
+
+        ``unified`` says whether its GPUs share the system's memory, where an entry knows that.
+        """
         launcher = self.spec.launcher
         return probe(
             devices=self.devices,
             own_pids=self._own_pids(),
             python=launcher.python if matmul and launcher.kind == "local" else None,
+            unified=unified,
         )
 
     def _own_pids(self) -> frozenset[int]:
