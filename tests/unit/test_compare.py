@@ -253,6 +253,18 @@ def test_a_folder_of_baselines_is_compared_cell_by_cell(tree, capsys, folder, ce
     assert status == 3
 
 
+@pytest.mark.parametrize(("folder", "cells"), [("baselines", ["s", "t"]), ("baselines/gb10/m/t", ["t"])])
+def test_a_cell_that_the_folder_has_no_baseline_for_is_no_pass(tree, capsys, folder, cells):
+    """A measured cell without a baseline is NO_BASELINE, exit 3; a server's own folder is meant for that server alone."""
+    (tree.folder / "baselines/gb10/m/s/w.json").unlink()
+    slow = tree.folder / "baselines/gb10/m/t/w.json"
+    slow.write_text(slow.read_text().replace("100", "130").replace("101", "131").replace("99.0", "129.0"))
+    status, shown = compare(folder, "results", "--format", "json", capsys=capsys)
+    outcomes = {verdict["cell"]["server"]: verdict["outcome"] for verdict in json.loads(shown.out)}
+    assert outcomes == {server: {"s": "NO_BASELINE", "t": "PASS"}[server] for server in cells}
+    assert status == (3 if "s" in cells else 0)
+
+
 def test_a_folder_with_nothing_in_it_is_a_message(files, capsys):
     """An empty folder exits 2 and says which folders are meant."""
     (files.folder / "empty").mkdir()

@@ -17,6 +17,7 @@ from perfgate.metrics import METRICS
 from perfgate.noise import FILE_NAME, NoiseModel, noise_path, read_noise, usable
 from perfgate.records import (
     Baseline,
+    Cell,
     CellVerdict,
     Measurement,
     MetricVerdict,
@@ -26,8 +27,17 @@ from perfgate.records import (
 )
 from perfgate.report import github, markdown, terminal
 from perfgate.statistics.procedure import Confirmation
-from perfgate.stored import Limits, Stored, cell_names, read_stored
-from perfgate.verdict import boot_means, invalid, invalidity, judge_cell, metric_verdict, question, whole
+from perfgate.stored import DEPTH, Limits, Stored, cell_names, read_stored
+from perfgate.verdict import (
+    boot_means,
+    invalid,
+    invalidity,
+    judge_cell,
+    metric_verdict,
+    no_baseline,
+    question,
+    whole,
+)
 
 HELP = (
     "judge a result against a baseline, both stored files (exit 0 pass, 1 regression, 2 invalid, 3 undecided)"
@@ -91,9 +101,36 @@ def run(options: argparse.Namespace) -> int:
             verdicts += judge_interleaved(sides, noise, limits)
         else:
             verdicts += [_judge(before, now, noise, limits) for before, now in of_gpu]
+    if pairs[0][0].measurement.cell == pairs[0][1].cell:
+        verdicts += _without_reference([one.measurement for one in new], old, options.baseline)
     sys.stdout.write(_shown(verdicts, options, [now for _, now in pairs]))
     worst = min(verdicts, key=lambda verdict: verdict.outcome.severity)
     return EXIT.get(worst.outcome, EXIT_UNDECIDED)
+
+
+def _without_reference(
+    measured: Sequence[Measurement], old: Sequence[Stored], baselines: Path
+) -> list[CellVerdict]:
+    """What was measured and a folder of baselines has nothing for: absence is never a pass.
+
+    A folder below the root, of one GPU, model or server, is meant for its cells alone, as a file is.
+    """
+    if not baselines.is_dir() or not old:
+        return []
+    above = max(0, DEPTH - len(old[0].file.relative_to(baselines).parts))
+    known = {one.measurement.cell for one in old}
+    meant = {_parts(cell)[:above] for cell in known}
+    return [
+        no_baseline(
+            one.cell, f"{baselines}: no baseline is stored for {one.cell}", "Record one with --new-baselines."
+        )
+        for one in measured
+        if one.cell not in known and _parts(one.cell)[:above] in meant
+    ]
+
+
+def _parts(cell: Cell) -> tuple[str, ...]:
+    return cell.gpu, cell.model, cell.server, cell.workload
 
 
 def judge_interleaved(

@@ -102,7 +102,7 @@ def table(model: NoiseModel) -> str:
     """The model as text: standard deviations in per cent of the metric."""
     lines = [
         f"noise of {model.gpu} ({' '.join(model.hardware)}), fitted {model.fitted:%Y-%m-%d} "
-        f"from {len(model.sources)} sessions",
+        f"from {len(model.sources)} session{'s' * (len(model.sources) != 1)}",
         f"{'metric':<26}{'streams':>8}{'run':>8}{'boot':>8}{'session':>9}{'s₀':>8}{'d₀':>7}"
         f"{'outliers':>10}{'cells':>7}{'boots':>7}{'runs':>6}{'R*':>4}",
     ]
