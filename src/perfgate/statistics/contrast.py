@@ -173,16 +173,32 @@ def satterthwaite(
         return np.asarray(1.0 / (share**2 / first_df + (1.0 - share) ** 2 / second_df))
 
 
-def winsorise(values: FloatArray, scale: float | FloatArray, *, width: float = 2.5) -> FloatArray:
+#: Degrees of freedom at which a scale counts as known: no prior is worth more.
+KNOWN_DF = 20.0
+
+
+def winsorise(
+    values: FloatArray,
+    scale: float | FloatArray,
+    *,
+    df: float | FloatArray = KNOWN_DF,
+    width: float = 2.5,
+) -> FloatArray:
     """Pull replicates further than ``width`` × ``scale`` from their group's median in to that distance.
+
+    A scale that few boots stand behind may be far too small by chance, and would cut honest replicates down to agreement. So the reach
+    grows as Student's quantile does: with one degree of freedom it is 19 times as wide, which pulls in nothing.
 
     Args:
         values: replicates, shape (..., n).
         scale: standard deviation of one replicate known from *other* data, shape (...) or a number.
-        width: how many scales away a replicate may lie. 2.5 changes 1.2% of normal replicates.
+        df: degrees of freedom of the scale, likewise; more than 20 count as 20.
+        width: how many scales away a replicate may lie where the scale is known. 2.5 changes 1.2% of normal replicates.
     """
     if values.shape[-1] == 0:
         return values
+    level = float(special.ndtr(width))
+    wider = student_quantile(level, np.minimum(df, KNOWN_DF)) / student_quantile(level, KNOWN_DF)
     centre = np.median(values, axis=-1, keepdims=True)
-    reach = width * np.asarray(scale, dtype=np.float64)[..., None]
+    reach = (width * wider * np.asarray(scale, dtype=np.float64))[..., None]
     return np.clip(values, centre - reach, centre + reach)

@@ -26,7 +26,7 @@ class Policy:
             estimate and winsorised outliers keep some influence: with 3% outliers the realised error is then 1%.
         online_alpha: the same where cells are confirmed one after the other and each verdict is given at once, so that
             the k-th has a share of 1/2ᵏ (`perfgate.statistics.multiplicity.online_level`); less is spent on average.
-        winsor_width: replicates are pulled in to this many s₀ from their side's median.
+        winsor_width: replicates are pulled in to this many s₀ from their side's median; further where s₀ is badly known.
         screen_confidence: two-sided confidence of the screen's interval; its upper end decides PASS.
         confirmation_confidence: likewise for fresh data. A metric can pass in two places, so each has its share of
             the 2.5% of false passes: 1.5% and 1%.
@@ -128,8 +128,8 @@ def _slowdown(
     """Slowdown without any drift."""
     scale = np.sqrt(noise.prior_variance)
     contrast = moderated(
-        winsorise(base, scale, width=policy.winsor_width),
-        winsorise(new, scale, width=policy.winsor_width),
+        winsorise(base, scale, df=noise.prior_df, width=policy.winsor_width),
+        winsorise(new, scale, df=noise.prior_df, width=policy.winsor_width),
         prior_df=noise.prior_df,
         prior_variance=noise.prior_variance,
     )

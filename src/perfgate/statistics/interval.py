@@ -196,7 +196,7 @@ def compare(
         new: the judged boot means.
         prior: what the noise model lends; None for plain Welch.
         drift: session drift between the two sides; None when both were measured interleaved.
-        winsor_width: with a prior, pull in replicates further than this many s₀ from their side's median.
+        winsor_width: with a prior, pull in replicates further than this many s₀ from their side's median; see `winsorise`.
 
     Raises:
         ValueError: a value is NaN or infinite, or ``winsor_width`` is given without a prior.
@@ -210,8 +210,8 @@ def compare(
             contrast = with_drift(contrast, drift.variance, drift.df)
     else:
         if winsor_width is not None:
-            reference = winsorise(reference, prior.sd, width=winsor_width)
-            judged = winsorise(judged, prior.sd, width=winsor_width)
+            reference = winsorise(reference, prior.sd, df=prior.df, width=winsor_width)
+            judged = winsorise(judged, prior.sd, df=prior.df, width=winsor_width)
         contrast = moderated(
             reference,
             judged,

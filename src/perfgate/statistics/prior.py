@@ -11,11 +11,11 @@ import math
 import numpy as np
 from scipy import special
 
-from perfgate.statistics.contrast import FloatArray
+from perfgate.statistics.contrast import KNOWN_DF, FloatArray
 from perfgate.statistics.interval import Prior
 
 #: A prior is never worth more than this many degrees of freedom: its cells are not the cell that is judged.
-MOST_DF = 20.0
+MOST_DF = KNOWN_DF
 
 
 def inverse_trigamma(values: FloatArray) -> FloatArray:

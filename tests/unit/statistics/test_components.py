@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from perfgate.statistics import two_states
 from perfgate.statistics.components import fit_replicates, fit_runs, pad
@@ -138,3 +139,16 @@ def test_winsorising_keeps_the_median_and_the_reach(values: list[float], scale: 
         assert np.abs(pulled - np.median(values)).max() <= 2.5 * scale * (1 + 1e-9)
     else:
         assert pulled.size == 0
+
+
+def test_winsorising_reaches_as_far_as_the_scale_is_unknown() -> None:
+    """The reach grows with Student's quantile from 2.5 scales at 20 degrees of freedom and more to many at one."""
+    far = np.asarray([-100.0, 0.0, 100.0])
+    reach = {df: float(winsorise(far, 1.0, df=df)[-1]) for df in (1.0, 2.0, 5.0, 10.0, 20.0, 1e9)}
+    level = stats.norm.cdf(2.5)
+    for df, found in reach.items():
+        expected = 2.5 * stats.t.ppf(level, min(df, 20.0)) / stats.t.ppf(level, 20.0)
+        assert found == pytest.approx(expected)
+    assert list(reach.values()) == sorted(reach.values(), reverse=True)
+    assert reach[1.0] > 40
+    assert reach[1e9] == reach[20.0] == 2.5

@@ -103,6 +103,16 @@ def test_one_outlier_is_pulled_in() -> None:
     assert wild.estimate == pytest.approx(0.05 / 5)
 
 
+def test_a_scale_of_three_boots_pulls_nothing_in() -> None:
+    """Boots of one server that differ by 15% are not made to agree by a prior of 0.14% that rests on one degree of freedom."""
+    old, new = [math.log(2.557), math.log(2.980)], [math.log(2.258)]  # mean TPOT in ms of an A/A on an H100
+    lucky = Prior(df=0.95, variance=1.87e-6)
+    found = compare(old, new, prior=lucky, winsor_width=2.5)
+    assert found == compare(old, new, prior=lucky)
+    lower, upper = found.interval()
+    assert lower < 0 < upper
+
+
 def test_winsorising_needs_a_scale() -> None:
     """Winsorising without a prior is refused: its own spread cannot say what is an outlier."""
     with pytest.raises(ValueError, match="prior"):
