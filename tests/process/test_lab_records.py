@@ -165,6 +165,9 @@ def test_moved_default_is_quoted_first_by_a_failed_verdict(measure, scripted):
     # The screen's suspicion, and the confirmation that overrules it, both begin with what moved.
     suspected = verdict.model_copy(update={"outcome": Outcome.SUSPECT, "reason": "mean TPOT slower"})
     assert quoting_moved(suspected).reason == f"{moved} – mean TPOT slower"
+    asked = suspected.model_copy(update={"notes": (moved, "max_num_seqs: 16 → 4, set by you")})
+    assert quoting_moved(asked).reason == f"max_num_seqs: 16 → 4, set by you; {moved} – mean TPOT slower"
+    assert quoting_moved(quoting_moved(asked)) == quoting_moved(asked)
     regression = verdict.metrics[0].model_copy(
         update={"outcome": Outcome.REGRESSION, "reason": "mean TPOT slower by 50%"}
     )

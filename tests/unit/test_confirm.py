@@ -8,7 +8,7 @@ import pytest
 from perfgate.errors import BootError
 from perfgate.experiment.confirm import Confirmer, questions_of
 from perfgate.experiment.lab import Lab, LabSettings
-from perfgate.experiment.plans import Allowance, Cost, recorded_minutes, shows, size
+from perfgate.experiment.plans import Allowance, Cost, expected_minutes, shows, size
 from perfgate.metrics import METRICS
 from perfgate.noise import NoiseClass, NoiseModel
 from perfgate.records import Baseline, BootRecord, Fingerprint, Provenance, RunRecord
@@ -249,16 +249,28 @@ def test_looks_that_break_off_keep_every_boot(tmp_path, cell):
     assert kept == ["boot-1", "boot-2", "boot-3", "boot-4"]
 
 
+def stored(ready, *seconds):
+    """One recorded boot with a run of each duration."""
+    runs = tuple(RunRecord(metrics={METRIC: 1.0}, duration_s=value) for value in seconds)
+    return (BootRecord(id="b", metrics={"ready_s": ready}, runs=runs),)
+
+
 def test_the_cost_of_a_boot_is_read_from_baselines():
     """Time to ready once, and the runs of every workload; unknown where a run does not say how long it was."""
+    nothing = {"ready_s": [], "loaded_s": []}
+    workloads = [stored(60.0, 10.0, 20.0), stored(70.0, 30.0)]
+    assert expected_minutes(**nothing, stored=workloads) == pytest.approx(2.0)
+    assert expected_minutes(**nothing, stored=[stored(50.0, None)]) is None
+    assert expected_minutes(**nothing, stored=[]) is None
 
-    def stored(ready, *seconds):
-        runs = tuple(RunRecord(metrics={METRIC: 1.0}, duration_s=value) for value in seconds)
-        return (BootRecord(id="b", metrics={"ready_s": ready}, runs=runs),)
 
-    assert recorded_minutes([stored(50.0, 10.0, 20.0), stored(70.0, 30.0)]) == pytest.approx(2.0)
-    assert recorded_minutes([stored(50.0, None)]) is None
-    assert recorded_minutes([]) is None
+def test_a_first_boot_that_compiled_is_not_the_rule():
+    """One boot of 330 s, which filled the caches, leaves time for more where an earlier boot took 54 s; runs are those of this session."""
+    found = expected_minutes(
+        ready_s=[330.0], loaded_s=[30.0], stored=[(*stored(320.0, 9.0), *stored(54.0, 9.0))]
+    )
+    assert found == pytest.approx((54 + 30) / 60)
+    assert expected_minutes(ready_s=[330.0, 60.0], loaded_s=[30.0, 40.0], stored=[]) == pytest.approx(95 / 60)
 
 
 def test_sizes_are_told_in_words():

@@ -12,7 +12,7 @@ from perfgate.experiment.confirm import Confirmer
 from perfgate.experiment.gate import Gate, Settled
 from perfgate.experiment.lab import Lab
 from perfgate.experiment.options import SuiteOptions
-from perfgate.experiment.plans import Allowance, Cost, recorded_minutes
+from perfgate.experiment.plans import Allowance, Cost, expected_minutes
 from perfgate.noise import NoiseModel
 from perfgate.records import Baseline, Measurement
 from perfgate.selection import Catalogues, Target
@@ -73,16 +73,16 @@ class Bench:
         return found
 
     def cost(self, cells: Sequence[Target]) -> Cost:
-        """What a boot with these cells takes: as measured in this session, or else as their baselines say."""
+        """What one more boot with these cells takes, by the boots of this session and of their baselines."""
         runs = sum(cell.workload.runs for cell in cells)
-        seconds = self.lab.replicate_seconds
-        if seconds:
-            return Cost(replicate=math.fsum(seconds) / len(seconds) / 60, runs=runs)
         stored = self.baselines(cells)
         known = len(stored) == len(cells)
-        return Cost(
-            replicate=recorded_minutes([one.boots for one in stored.values()]) if known else None, runs=runs
+        minutes = expected_minutes(
+            ready_s=self.lab.boot_seconds,
+            loaded_s=self.lab.loaded_seconds,
+            stored=[one.boots for one in stored.values()] if known else [],
         )
+        return Cost(replicate=minutes, runs=runs)
 
 
 @dataclass

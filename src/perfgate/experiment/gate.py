@@ -13,7 +13,7 @@ from perfgate.errors import BaselineError, BaselineMissingError, InputError
 from perfgate.noise import NoiseModel, usable
 from perfgate.records import Baseline, BootRecord, CellVerdict, Measurement, Outcome, Provenance
 from perfgate.selection import Target
-from perfgate.server import UNASKED, SettingChange, moved_defaults
+from perfgate.server import ASKED, UNASKED, SettingChange, moved_defaults
 from perfgate.verdict import invalid, invalidity, judge_cell, no_baseline
 
 QUOTED, LISTED = 3, 12
@@ -159,12 +159,17 @@ def moved_notes(moved: Sequence[SettingChange]) -> list[str]:
 
 
 def quoting_moved(verdict: CellVerdict) -> CellVerdict:
-    """The verdict; where it fails or suspects, its reason begins with the settings in its notes that moved and that nobody asked for."""
+    """The verdict; where it fails or suspects, its reason begins with the settings in its notes that moved.
+
+    What somebody set comes before what nobody asked for: the second often follows from the first.
+    """
     unasked = [note for note in verdict.notes if note.endswith(UNASKED)][:QUOTED]
+    asked = [note for note in verdict.notes if note.endswith(f", {ASKED}")][:QUOTED]
+    moved = "; ".join((*asked, *unasked))
     failed = verdict.outcome in (Outcome.REGRESSION, Outcome.SUSPECT)
-    if not unasked or not failed or verdict.reason.startswith(unasked[0]):
+    if not unasked or not failed or verdict.reason.startswith(moved):
         return verdict
-    return verdict.model_copy(update={"reason": f"{'; '.join(unasked)} – {verdict.reason}"})
+    return verdict.model_copy(update={"reason": f"{moved} – {verdict.reason}"})
 
 
 def believed(boots: Sequence[BootRecord]) -> tuple[BootRecord, ...]:

@@ -44,16 +44,36 @@ class Cost:
         return None if self.replicate is None else boots * self.replicate
 
 
-def recorded_minutes(workloads: Sequence[Sequence[BootRecord]]) -> float | None:
-    """Minutes of one boot that serves these workloads in turn, by what stored boots of each say of themselves; None where one does not."""
-    ready = [boot.metrics["ready_s"] for boots in workloads for boot in boots if "ready_s" in boot.metrics]
-    if not ready:
-        return None
-    seconds = math.fsum(ready) / len(ready)
-    for boots in workloads:
-        runs = [math.fsum(run.duration_s or math.nan for run in boot.runs) for boot in boots]
-        seconds += math.fsum(runs) / len(runs) if runs else math.nan
-    return seconds / 60 if math.isfinite(seconds) else None
+def expected_minutes(
+    *, ready_s: Sequence[float], loaded_s: Sequence[float], stored: Sequence[Sequence[BootRecord]]
+) -> float | None:
+    """Minutes of one more boot with all its runs; None where nobody knows.
+
+    Of boots the quickest counts: what is compiled and tuned when a server first starts is there for all that follow, and a plan that
+    takes the first boot for the rule would find no time for any. How long they really take is watched while they run.
+
+    Args:
+        ready_s: seconds to ready of this session's boots.
+        loaded_s: seconds that the runs of each took, all workloads together.
+        stored: boots of the baselines, workload by workload; they stand in for runs that this session has not made.
+    """
+    ready = [
+        *ready_s,
+        *(boot.metrics["ready_s"] for boots in stored for boot in boots if "ready_s" in boot.metrics),
+    ]
+    runs = math.fsum(loaded_s) / len(loaded_s) if loaded_s else _recorded_runs(stored)
+    return (min(ready) + runs) / 60 if ready and math.isfinite(runs) else None
+
+
+def _recorded_runs(stored: Sequence[Sequence[BootRecord]]) -> float:
+    """Seconds of the runs of one boot that serves these workloads in turn, by the baselines; NaN where one does not say."""
+    if not stored:
+        return math.nan
+    means = []
+    for boots in stored:
+        seconds = [math.fsum(run.duration_s or math.nan for run in boot.runs) for boot in boots]
+        means.append(math.fsum(seconds) / len(seconds) if seconds else math.nan)
+    return math.fsum(means)
 
 
 def size(boots: int, cost: Cost) -> str:

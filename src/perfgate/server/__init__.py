@@ -4,7 +4,14 @@ from perfgate.effects import Effect, FlagReport
 from perfgate.server.boot import boot, new_boot_id
 from perfgate.server.flags import stale_accepts
 from perfgate.server.running import RunningServer, usage_per_token
-from perfgate.server.settings import UNASKED, SettingChange, moved_defaults, moved_settings, settings_hash
+from perfgate.server.settings import (
+    ASKED,
+    UNASKED,
+    SettingChange,
+    moved_defaults,
+    moved_settings,
+    settings_hash,
+)
 from perfgate.server.spec import (
     AttachLauncher,
     DockerLauncher,
@@ -14,6 +21,7 @@ from perfgate.server.spec import (
 )
 
 __all__ = [
+    "ASKED",
     "UNASKED",
     "AttachLauncher",
     "DockerLauncher",

@@ -31,6 +31,7 @@ _TELLING = (
 """Sections in the order in which their moved settings are quoted."""
 
 UNASKED = "not set by you"
+ASKED = "set by you"
 """How the line of a change ends that no flag asked for."""
 
 
@@ -70,7 +71,7 @@ class SettingChange:
     def __str__(self) -> str:
         old, new = self.versions
         if self.asked:
-            why = "set by you"
+            why = ASKED
         elif old and new and old != new:
             why = f"new default between vLLM {old} and {new}; {UNASKED}"
         else:
