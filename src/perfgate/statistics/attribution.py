@@ -50,6 +50,7 @@ class SearchPolicy:
         small_share: of a total, on the log scale; what is left is small when it is below this, however large the total.
         confidence: of the intervals.
         combined: probability from which an interaction is reported.
+        doubt: one-sided level at which the boots of what is named, alone, and of everything but it, must speak for themselves.
     """
 
     alpha: float = 0.05
@@ -62,6 +63,7 @@ class SearchPolicy:
     small_share: float = 0.15
     confidence: float = 0.95
     combined: float = 0.9
+    doubt: float = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -275,23 +277,42 @@ class Search:
         )
 
     def _no_slower(self, response: Response, belief: Belief, one: int, other: int) -> bool:
-        """Whether a slowdown half-way between tolerance and margin is excluded, or one of a small share of a large total."""
+        """Whether more than what is small is excluded."""
+        return belief.slower(one, other, self._small(response))[1] <= self.policy.overlook
+
+    def _small(self, response: Response) -> float:
+        """A slowdown half-way between tolerance and margin, or a small share of a large total; log units."""
         half_way = math.sqrt(math.log1p(response.tolerance) * math.log1p(response.margin))
-        limit = max(half_way, self.policy.small_share * self.total(response))
-        return belief.slower(one, other, limit)[1] <= self.policy.overlook
+        return max(half_way, self.policy.small_share * self.total(response))
 
     def _check(self, beliefs: Mapping[Key, Belief]) -> int | None:
-        """What is named, alone, and everything but it, must each have been booted: no model replaces that."""
+        """What is named, alone, and everything but it, must each have been booted, and show the same without any model."""
         if not beliefs or not all(self._settled(r, beliefs[r.key]) for r in self._confirmed()):
             return None
-        booted = {self._units.mask(boot.applied) for boot in self._boots}
         everything = (1 << len(self._units.units)) - 1
         for response in self._confirmed():
             named = self._named(beliefs[response.key])
-            for subset in (named, everything & ~named):
-                if subset not in booted and self._units.may_boot([subset], self._boots)[0] > 0:
+            for subset, slower in ((named, everything), (everything & ~named, 0)):
+                if self._units.may_boot([subset], self._boots)[0] > 0 and not self._shown(
+                    response, subset, slower
+                ):
                     return subset
         return None
+
+    def _shown(self, response: Response, subset: int, other: int) -> bool:
+        """Whether the boots of a subset alone speak against more than what is small, or there are as many as of an end."""
+        applied = self._units.items_of(subset)
+        if applied in (frozenset(), self._units.everything):
+            return True
+        tried = [boot.values.get(response.key) for boot in self._boots if boot.applied == applied]
+        if len(tried) >= self.pairs:
+            return True
+        own = [value for value in tried if value is not None]
+        end = self._ends(response)[1 if other else 0]
+        prior = self.prior(response)
+        # Named alone must be as slow as everything; everything but it must be as fast as nothing.
+        left = compare(own, end, prior=prior) if other else compare(end, own, prior=prior)
+        return bool(own) and left.p_less(self._small(response)) <= self.policy.doubt
 
     def _most_telling(self, beliefs: Sequence[Belief]) -> int | None:
         every = range(1 << len(self._units.units))

@@ -19,7 +19,7 @@ from perfgate.statistics.attribution_simulation import (
     search_once,
 )
 from perfgate.statistics.attribution_units import Boot, Units
-from perfgate.statistics.interval import Prior
+from perfgate.statistics.interval import Prior, compare
 
 TTFT, SPEED = ("cell", "mean_ttft_ms"), ("cell", "output_throughput")
 SPREAD = Spread(df=20.0, variance=1e-4, effect=0.1)
@@ -119,6 +119,24 @@ def test_ends_with_the_two_boots_that_need_no_model():
     carry_out(search, {TTFT: {1 << 2: math.log(1.1)}})
     applied = {boot.applied for boot in search.boots}
     assert {frozenset({2}), frozenset({0, 1, 3, 4})} <= applied
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_under_noise_the_last_boots_speak_for_themselves(seed):
+    """Where one boot says little, what is named and everything but it are booted until they agree with their end, or as often as it."""
+    search = Search(4, responses(sigma=0.03))
+    found = carry_out(search, {TTFT: {1: math.log(1.1)}}, noise=0.03, seed=seed)
+    assert found.responsible == (0,)
+    values = {
+        applied: [boot.values[TTFT] for boot in search.boots if boot.applied == applied]
+        for applied in (frozenset(), frozenset({0}), frozenset({1, 2, 3}), frozenset(range(4)))
+    }
+    nothing, alone, others, everything = values.values()
+    small = math.sqrt(math.log1p(0.02) * math.log1p(0.05))
+    for fast, slow in ((alone, everything), (nothing, others)):
+        left = compare(fast, slow, prior=Prior(df=20.0, variance=9e-4))
+        assert left.p_less(small) <= 0.1 or min(len(alone), len(others)) >= search.pairs
+    assert len(alone) + len(others) > 2
 
 
 def test_no_total_effect_names_nothing_and_boots_only_the_ends():
