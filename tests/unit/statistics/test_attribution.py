@@ -121,7 +121,7 @@ def test_ends_with_the_two_boots_that_need_no_model():
     assert {frozenset({2}), frozenset({0, 1, 3, 4})} <= applied
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(4))
 def test_under_noise_the_last_boots_speak_for_themselves(seed):
     """Where one boot says little, what is named and everything but it are booted until they agree with their end, or as often as it."""
     search = Search(4, responses(sigma=0.03))
@@ -135,8 +135,7 @@ def test_under_noise_the_last_boots_speak_for_themselves(seed):
     small = math.sqrt(math.log1p(0.02) * math.log1p(0.05))
     for fast, slow in ((alone, everything), (nothing, others)):
         left = compare(fast, slow, prior=Prior(df=20.0, variance=9e-4))
-        assert left.p_less(small) <= 0.1 or min(len(alone), len(others)) >= search.pairs
-    assert len(alone) + len(others) > 2
+        assert left.p_less(small) <= 0.1 or min(len(fast), len(slow)) >= search.pairs
 
 
 def test_no_total_effect_names_nothing_and_boots_only_the_ends():
