@@ -1,0 +1,63 @@
+"""Both levels of a change as an H100 measured them: its steps, kernel times and boots, judged again from the recording."""
+
+from pathlib import Path
+
+import pytest
+
+from perfgate.catalogue import load_catalogue
+from perfgate.changes import ChangeSpec
+from perfgate.experiment.kernelgain import _called, judge_workload
+from perfgate.results import read_results
+from perfgate.selection import Request, select
+
+RECORDED = Path(__file__).parents[1] / "data" / "h100-0.25.1-moe-tiles.results.json"
+
+
+@pytest.fixture(scope="module")
+def recorded():
+    """The session: MoE tiles of 16 × 32 before, vLLM's own after."""
+    return read_results(RECORDED)
+
+
+@pytest.fixture(scope="module")
+def judged(recorded):
+    """What the mechanism says of the recorded boots and times today, by workload."""
+    change = load_catalogue("changes")["moe-tiles-8l"].parse(ChangeSpec)
+    (kept,) = recorded.findings.changes
+    times = {
+        kernel.tokens: (kernel.old, kernel.new) for workload in kept.workloads for kernel in workload.kernel
+    }
+    found = {}
+    for target in select(
+        Request(gpu="h100", model=change.model, servers=("gdn-8l",), workloads=change.workloads)
+    ):
+        name = target.cell.workload
+        new, old = sorted(
+            (one for one in recorded.measurements if one.cell.workload == name),
+            key=lambda one: len(one.server["env"]),
+        )
+        steps = _called(change, target, old.boots)
+        found[name] = judge_workload(target, old, new, steps, times, change=change)
+    return found
+
+
+def test_the_recording_is_judged_as_it_was(recorded, judged):
+    """Kernel, share, expectation and verdict of every metric come out of the raw recording as they did on the GPU machine."""
+    (kept,) = recorded.findings.changes
+    for workload in kept.workloads:
+        today = {gain.metric: gain for gain in judged[workload.workload].gains}
+        for then in workload.metrics:
+            assert today[then.metric].arrival == then.arrival
+            assert today[then.metric].kernel.estimate - 1 == pytest.approx(then.kernel.estimate)
+            assert today[then.metric].expected.estimate == pytest.approx(then.expected.estimate)
+            assert today[then.metric].measured.estimate == pytest.approx(then.serving.estimate)
+
+
+def test_a_gain_at_prefill_sizes_reaches_ttft_and_no_decode_step(judged):
+    """Four times as fast at 2,600 tokens and more, as fast at 11: TTFT under contention gains, TPOT is not claimed to."""
+    contention = {gain.metric: gain for gain in judged["contention-brief"].gains}
+    assert contention["mean_ttft_ms"].arrival == "reaches serving"
+    assert contention["mean_ttft_ms"].kernel.lower > 4
+    assert contention["mean_ttft_ms"].measured.upper < -0.3
+    assert contention["mean_tpot_ms"].arrival == "undecided"
+    assert contention["mean_tpot_ms"].kernel.lower < 1.001
