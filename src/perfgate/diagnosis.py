@@ -150,10 +150,23 @@ def diagnose(verdict: CellVerdict, before: Sequence[BootRecord], now: Sequence[B
         found += _tpot(moved["mean_tpot_ms"], old, new)
     if verdict.metrics and verdict.outcome is not Outcome.PASS:
         found += _cache(new)
-    return found
+    return found + _first_autotuning(before, now)
 
 
 _MOVED = {Outcome.REGRESSION, Outcome.SUSPECT, Outcome.INCONCLUSIVE, Outcome.IMPROVEMENT}
+
+
+def _first_autotuning(before: Sequence[BootRecord], now: Sequence[BootRecord]) -> list[str]:
+    """A count that was zero has no ratio, and so no verdict of its own."""
+    counts = [
+        [boot.metrics["autotune_configs"] for boot in boots if "autotune_configs" in boot.metrics]
+        for boots in (before, now)
+    ]
+    if not counts[0] or max(counts[0]) > 0 or not counts[1] or max(counts[1]) == 0:
+        return []
+    return [
+        f"the boots benchmarked {max(counts[1]):.0f} autotune configurations, none before: the tuning is no longer in a cache"
+    ]
 
 
 def _ttft(old: ServerView, new: ServerView) -> list[str]:

@@ -296,7 +296,7 @@ def _reason(metric: Metric, outcome: Outcome, judgement: Judgement, old: int, ne
     interval = f"{judgement.lower:+.1%} to {judgement.upper:+.1%}"
     boots = f"{new} boots against {old}"
     if outcome in (Outcome.REGRESSION, Outcome.SUSPECT):
-        return f"{metric.label} slower by {size} ({interval}, {boots}), tolerance {judgement.tolerance:.0%}"
+        return f"{metric.label} {_worse(metric)} by {size} ({interval}, {boots}), tolerance {judgement.tolerance:.0%}"
     if outcome is Outcome.IMPROVEMENT:
         return f"{metric.label} faster: slowdown {size} ({interval}, {boots})"
     if outcome is Outcome.PASS:
@@ -306,6 +306,13 @@ def _reason(metric: Metric, outcome: Outcome, judgement: Judgement, old: int, ne
     if old < MIN_BOOTS or new < MIN_BOOTS:
         return f"{metric.label}: {boots} cannot tell noise from change"
     return f"{metric.label}: slowdown {size} ({interval}, {boots}) does not exclude the margin of {judgement.margin:.0%}"
+
+
+def _worse(metric: Metric) -> str:
+    """The word for a change for the worse: a size is not slow."""
+    if metric.of != "boot" or metric.noise is None:
+        return "slower"
+    return "smaller" if metric.better == "higher" else "larger"
 
 
 def _next_step(outcome: Outcome, judgement: Judgement, old: int, moderated: bool) -> str:

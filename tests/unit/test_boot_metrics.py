@@ -38,7 +38,10 @@ def test_everything_a_log_says_is_a_boot_metric(log):
 )
 def test_kv_tokens_must_not_shrink_by_more_than_their_margin(now, outcome):
     """Exactly repeated KV sizes carry an interval; 5% fewer tokens fail, 0.5% fewer pass, and wild ones decide nothing."""
-    assert judge_metric(KV, boots(474_144, 474_144, 474_144), boots(*now)).outcome is outcome
+    verdict = judge_metric(KV, boots(474_144, 474_144, 474_144), boots(*now))
+    assert verdict.outcome is outcome
+    if outcome is Outcome.REGRESSION:
+        assert verdict.reason.startswith("KV tokens smaller by +5.3%")
 
 
 def test_timed_boot_metrics_are_not_lent_a_variance():

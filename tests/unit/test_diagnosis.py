@@ -138,6 +138,19 @@ def test_settings_are_said_beside_the_verdict():
     assert setting_notes(spec, [BootRecord(id="b", runs=())]) == []
 
 
+def test_autotuning_that_was_none_before_is_said():
+    """From no configuration to some there is no ratio to judge: the count is said instead."""
+    cold = [boot.model_copy(update={"metrics": {"autotune_configs": 137.0}}) for boot in boots()]
+    warm = [boot.model_copy(update={"metrics": {"autotune_configs": 0.0}}) for boot in boots()]
+    passed = CellVerdict(cell=CELL, outcome=Outcome.PASS)
+    assert diagnose(passed, warm, cold) == [
+        "the boots benchmarked 137 autotune configurations, none before: the tuning is no longer in a cache"
+    ]
+    assert (
+        diagnose(passed, cold, warm) == diagnose(passed, boots(), cold) == diagnose(passed, warm, warm) == []
+    )
+
+
 @pytest.mark.parametrize(
     ("more", "expected"),
     [
