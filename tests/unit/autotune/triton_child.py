@@ -49,11 +49,12 @@ def main() -> None:
     """Emulate, watch, launch twice with one key and once with another."""
     emulation._emulate_triton(
         EmulatedGpu(
-            name="NVIDIA GB10",
-            capability=(12, 1),
-            multiprocessors=48,
-            shared_memory=101376,
-            l2_cache=24 << 20,
+            # One that the assembler of every Triton from 3.4 on knows.
+            name="NVIDIA H100 80GB HBM3",
+            capability=(9, 0),
+            multiprocessors=132,
+            shared_memory=232448,
+            l2_cache=50 << 20,
             memory=1 << 34,
         )
     )
