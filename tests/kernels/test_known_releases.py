@@ -18,7 +18,7 @@ from perfgate.autotune.events import read_events
 from perfgate.catalogue import load_catalogue
 from perfgate.targets import GpuSpec, ModelSpec
 
-pytestmark = pytest.mark.kernels
+pytestmark = [pytest.mark.kernels, pytest.mark.truth]
 
 DATA = Path(__file__).parents[1] / "data"
 

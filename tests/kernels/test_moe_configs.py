@@ -13,7 +13,7 @@ from perfgate.autotune.process import ask
 from perfgate.catalogue import load_catalogue
 from perfgate.targets import GpuSpec, ModelSpec
 
-pytestmark = pytest.mark.kernels
+pytestmark = [pytest.mark.kernels, pytest.mark.truth]
 
 CELLS = {
     "shipped": ("h100", "qwen3-next-80b-a3b", 1),

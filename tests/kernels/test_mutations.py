@@ -15,7 +15,7 @@ from perfgate.autotune.coverage import Coverage, Question, determine
 from perfgate.catalogue import load_catalogue
 from perfgate.targets import GpuSpec, ModelSpec
 
-pytestmark = pytest.mark.kernels
+pytestmark = [pytest.mark.kernels, pytest.mark.truth]
 
 
 @dataclass(frozen=True, kw_only=True)
