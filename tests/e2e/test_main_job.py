@@ -92,7 +92,7 @@ def test_unchanged_server_is_no_regression(sessions):
 
 
 def test_one_sequence_at_a_time_is_a_regression(sessions):
-    """--max-num-seqs=1 fails with REGRESSION at concurrency 4, naming metric, sizes and interval."""
+    """--max-num-seqs=1 fails with REGRESSION at concurrency 4, naming metric, sizes and interval, and that requests queued."""
     done, session = sessions.run("--replicates", "1", "--vllm-arg=--max-num-seqs=1")
     assert done.returncode == 1, done.stdout
     (verdict,) = session["verdicts"]
@@ -102,4 +102,5 @@ def test_one_sequence_at_a_time_is_a_regression(sessions):
     for metric in worst.values():
         assert metric["baseline"] > 0
         assert metric["lower"] <= metric["change"] <= metric["upper"]
+    assert any("mostly queueing" in note for note in verdict["notes"]), done.stdout
     assert "REGRESSION" in done.stdout

@@ -2,7 +2,8 @@
 
 ``--max-num-seqs`` limits the requests in progress, as it does in vLLM. ``--fake-ttft-ms`` and ``--fake-tpot-ms`` are the truth; each
 boot is off by a factor of its own, log-normal with ``--fake-noise`` (default 1%). With ``FAKE_RELEASE`` set it plays a release, "old" or
-"new", whose defaults moved, and tells its resolved configuration: the new one schedules asynchronously, which doubles its TPOT.
+"new", whose defaults moved, and tells its resolved configuration: the new one schedules asynchronously, which doubles its TPOT. No
+release runs with blocks of less than 16.
 """
 
 import argparse
@@ -177,6 +178,12 @@ class Server(ThreadingHTTPServer):
 
 def main() -> None:
     options = arguments()
+    if RELEASE and options.block_size < 16:
+        print(
+            f"WARNING 01-01 00:00:00 [x.py:1] Setting kv cache block size to 16 instead of {options.block_size}.",
+            flush=True,
+        )
+        options.block_size = 16
     Handler.state = State(options)
     server = Server((options.host, options.port), Handler)
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
