@@ -349,6 +349,8 @@ def against(
         sent, saw_first, saw_last = np.array(found["stamps"])[number].T * 1e3
         errors = (saw_last - saw_first) / (tokens - 1) / true_tpot - 1
         row |= {
+            "sending_ms": float((received - sent).mean()),
+            "reading_ms": float((saw_first - first).mean()),
             "worst_tpot_error": float(np.percentile(abs(errors), 99)),
             "worst_added_ms": float(np.percentile((saw_first - sent) - true_ttft, 99)),
         }

@@ -48,16 +48,23 @@ def test_ten_thousand_requests_in_one_run_within_bounded_memory(server, capsys):
 
 
 def table(rows: list[dict]) -> str:
-    """Costs and errors; ``busy`` is the share of slots with a request at the server, the last two columns are of single requests."""
+    """Costs and errors; what a client adds to the mean TTFT is sending late and reading late, the last two columns are of single requests.
+
+    ``busy`` is the share of the slots that had a request at the server.
+    """
     lines = [
-        f"{'client':<20}{'µs/token':>9}{'+reading':>9}{'B/token':>9}{'true TTFT':>11}{'added ms':>10}{'true TPOT':>11}"
-        f"{'error':>9}{'busy':>8}{'P99 added ms':>14}{'P99 |TPOT error|':>18}"
+        f"{'client':<20}{'µs/token':>9}{'+reading':>9}{'B/token':>8}{'true TTFT':>10}{'added ms':>9}{'sending':>8}{'reading':>8}"
+        f"{'true TPOT':>10}{'error':>8}{'busy':>7}{'P99 added':>10}{'P99 |TPOT|':>11}"
     ]
     for row in rows:
-        single = [row.get("worst_added_ms"), row.get("worst_tpot_error")]
+        single = [
+            row.get(name) for name in ("sending_ms", "reading_ms", "worst_added_ms", "worst_tpot_error")
+        ]
+        sending, reading, added = ("–" if value is None else f"{value:.2f}" for value in single[:3])
+        tpot = "–" if single[3] is None else f"{single[3]:.2%}"
         lines.append(
-            f"{row['client']:<20}{row['cpu_us']:>9.1f}{row['total_us']:>9.1f}{row['bytes']:>9.0f}{row['true_ttft_ms']:>11.1f}"
-            f"{row['added_ms']:>10.2f}{row['true_itl_ms']:>11.2f}{row['tpot_error']:>9.2%}{row['busy']:>8.1%}"
-            f"{'–' if single[0] is None else f'{single[0]:.2f}':>14}{'–' if single[1] is None else f'{single[1]:.2%}':>18}"
+            f"{row['client']:<20}{row['cpu_us']:>9.1f}{row['total_us']:>9.1f}{row['bytes']:>8.0f}{row['true_ttft_ms']:>10.1f}"
+            f"{row['added_ms']:>9.2f}{sending:>8}{reading:>8}{row['true_itl_ms']:>10.2f}{row['tpot_error']:>8.2%}"
+            f"{row['busy']:>7.1%}{added:>10}{tpot:>11}"
         )
     return "\n".join(lines)
