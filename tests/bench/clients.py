@@ -348,11 +348,14 @@ def against(
         number = np.array([1000 * high + low for high, low in truth["prompts"]])
         sent, saw_first, saw_last = np.array(found["stamps"])[number].T * 1e3
         errors = (saw_last - saw_first) / (tokens - 1) / true_tpot - 1
+        added, turn = (saw_first - sent) - true_ttft, np.argsort(sent)
         row |= {
             "sending_ms": float((received - sent).mean()),
             "reading_ms": float((saw_first - first).mean()),
             "worst_tpot_error": float(np.percentile(abs(errors), 99)),
-            "worst_added_ms": float(np.percentile((saw_first - sent) - true_ttft, 99)),
+            "worst_added_ms": float(np.percentile(added, 99)),
+            "first_wave_added_ms": float(added[turn[:streams]].mean()),
+            "later_added_ms": float(added[turn[streams:]].mean()),
         }
     return row
 

@@ -39,4 +39,8 @@ def test_what_each_client_adds_and_causes(streams, kind, capsys):
     with capsys.disabled():
         print(f"\n{streams} streams, {kind}, {requests} requests; load average {os.getloadavg()[0]:.1f}")
         print(table(rows))
+        for row in rows:
+            if "later_added_ms" in row:
+                first, later = row["first_wave_added_ms"], row["later_added_ms"]
+                print(f"{row['client']}: {first:.2f} ms added to the first wave, {later:.2f} to those after")
     assert rows[0]["client"] == "perfgate"
