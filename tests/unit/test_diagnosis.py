@@ -195,6 +195,19 @@ def test_gauges_are_read_by_meaning():
     assert gauges(PAGE) == {"kv_peak": 0.5, "running_peak": 4.0}
 
 
+def test_a_short_run_is_sampled_too():
+    """The first sample is taken long before the interval has passed."""
+    sampled = threading.Event()
+
+    def page():
+        sampled.set()
+        return PAGE
+
+    with Sampler(page, interval_s=60.0) as sampler:
+        assert sampled.wait(10)
+    assert sampler.peaks["kv_peak"] == 0.5
+
+
 def test_the_sampler_keeps_the_peak_and_survives_a_silent_server():
     """A failing read costs one sample; the largest value of the others is kept, and the thread has ended afterwards."""
     pages = iter([PAGE, ServerError("no answer"), PAGE.replace("0.5", "0.75"), PAGE])

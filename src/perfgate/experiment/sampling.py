@@ -15,6 +15,7 @@ from perfgate.diagnosis import KV_PEAK, RUNNING_PEAK, WAITING_PEAK
 from perfgate.errors import PerfgateError
 
 INTERVAL_S = 1.0
+_FIRST_S = 0.25
 _GAUGES = {
     KV_PEAK: re.compile(r"^vllm:(?:kv|gpu)_cache_usage_perc(?:\{[^\n]*\})? (\S+)$", re.MULTILINE),
     RUNNING_PEAK: re.compile(r"^vllm:num_requests_running(?:\{[^\n]*\})? (\S+)$", re.MULTILINE),
@@ -58,7 +59,9 @@ class Sampler:
         self._thread.join()
 
     def _work(self) -> None:
-        while not self._done.wait(self._interval_s):
+        wait = min(_FIRST_S, self._interval_s)  # a short run must not end before its first sample
+        while not self._done.wait(wait):
+            wait = self._interval_s
             try:
                 seen = gauges(self._page())
             except PerfgateError:

@@ -19,7 +19,7 @@ from perfgate.server.bootlog import BootLog
 from perfgate.server.flagnames import ALSO_CALLED, OF_THE_FRONT_END
 from perfgate.server.reading import Member, agrees, agrees_text, parsed
 from perfgate.server.secrets import MASK, Secrets, is_secret_name
-from perfgate.server.settings import flat
+from perfgate.server.settings import read
 from perfgate.server.spec import ServerSpec, absolute_path
 
 
@@ -61,8 +61,8 @@ def flags_in_effect(spec: ServerSpec, evidence: Evidence) -> tuple[FlagReport, .
     """What became of every flag and variable of the server, in the order they are written."""
     sources = (
         ("/server_info", evidence.settings),
-        ("vllm:cache_config_info", _read(evidence.cache_config)),
-        ("engine configuration in the log", _read(evidence.log.engine_config)),
+        ("vllm:cache_config_info", read(evidence.cache_config)),
+        ("engine configuration in the log", read(evidence.log.engine_config)),
     )
     reports = [_flag(name, value, evidence, sources) for name, value in spec.args.items()]
     reports += [_variable(name, value, evidence) for name, value in spec.env.items()]
@@ -162,10 +162,6 @@ def _variable(name: str, value: str, evidence: Evidence) -> FlagReport:
         effect = Effect.HONOURED if present in (value, absolute_path(value)) else Effect.OVERRIDDEN
         return FlagReport(**words, running=present, effect=effect, source="process environment")
     return FlagReport(**words, effect=Effect.UNKNOWN)
-
-
-def _read(texts: Mapping[str, str]) -> dict[str, Any]:
-    return flat({key: parsed(text) for key, text in texts.items()})
 
 
 def _answers(key: str, sources: Sources, log: BootLog) -> Iterator[tuple[str, Any]]:

@@ -24,7 +24,7 @@ from perfgate.server.logtail import ServerLog
 from perfgate.server.ports import listeners
 from perfgate.server.process import Family, ServerProcess, describe_status
 from perfgate.server.secrets import masked
-from perfgate.server.settings import flat, lasting
+from perfgate.server.settings import FROM_LOG, flat, lasting, plain, read
 from perfgate.server.spec import DockerLauncher, ServerSpec
 
 _HELPERS = ("resource_tracker", "compile_worker", "multiprocessing.forkserver import")
@@ -141,8 +141,8 @@ class RunningServer:
         From ``/server_info`` where the release offers it, else what the metrics page and the engine's log line say.
         """
         said = self.evidence.settings or {
-            **{f"engine.{key}": value for key, value in self.evidence.log.engine_config.items()},
-            **{f"cache_config.{key}": value for key, value in self.evidence.cache_config.items()},
+            **plain(read(self.evidence.log.engine_config, FROM_LOG)),
+            **plain(read(self.evidence.cache_config, "cache_config")),
         }
         return lasting(said)
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from perfgate.records import Baseline, BootRecord, Measurement
+from perfgate.server.reading import Member, agrees, parsed
 
 _OWN_TO_A_BOOT = re.compile(
     r"(?:^|\.)(?:_\w+|instance_id|served_model_name|model|model_weights|tokenizer|compilation_time|encoder_compilation_time"
@@ -30,6 +31,9 @@ _TELLING = (
 )
 """Sections in the order in which their moved settings are quoted."""
 
+FROM_LOG = "engine"
+"""The section of settings that only the engine's log line told."""
+
 UNASKED = "not set by you"
 ASKED = "set by you"
 """How the line of a change ends that no flag asked for."""
@@ -42,6 +46,17 @@ def flat(config: Mapping[str, Any]) -> dict[str, Any]:
         config: the ``vllm_config`` of ``/server_info``.
     """
     return dict(_flat(config, ""))
+
+
+def read(texts: Mapping[str, str], section: str = "") -> dict[str, Any]:
+    """Settings that were printed as text, flat."""
+    values = {key: parsed(text) for key, text in texts.items()}
+    return flat({section: values} if section else values)
+
+
+def plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Flat settings as JSON can hold them: a member of an enumeration by its name."""
+    return {key: str(value) if isinstance(value, Member) else value for key, value in settings.items()}
 
 
 def lasting(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -90,7 +105,8 @@ def moved_settings(
     """What a later boot resolved differently, the settings nobody asked for first.
 
     A key that only one side has is a setting that a release added or dropped; it counts only where its value says something (not null,
-    false, or empty). Without settings on either side nothing is known, and nothing is said.
+    false, or empty). Where one side is known from its log alone, which tells less and in other sections, only settings that both name
+    are compared. Without settings on either side nothing is known, and nothing is said.
 
     Args:
         before: flat settings stored with the baseline.
@@ -101,6 +117,8 @@ def moved_settings(
     """
     if not before or not after:
         return ()
+    if _from_the_log(before) != _from_the_log(after):
+        before, after = _contradictions(before, after)
     changed_flags = _changed_flags(asked_before or {}, asked_after or {})
     changes = [
         SettingChange(
@@ -118,6 +136,31 @@ def moved_settings(
     return tuple(
         sorted(changes, key=lambda change: (change.asked, change.key not in both, *_rank(change.key)))
     )
+
+
+def _from_the_log(settings: Mapping[str, Any]) -> bool:
+    return any(key.startswith(f"{FROM_LOG}.") for key in settings)
+
+
+def _contradictions(
+    before: Mapping[str, Any], after: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The settings that both sides name, in whatever section, and that do not agree; under the old side's keys."""
+    left, right = _by_name(before), _by_name(after)
+    names = [
+        name for name, (_, value) in left.items() if name in right and agrees(value, right[name][1]) is False
+    ]
+    return {left[name][0]: left[name][1] for name in names}, {left[name][0]: right[name][1] for name in names}
+
+
+def _by_name(settings: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
+    """Name → (key, value) for names that have one value only."""
+    found: dict[str, list[tuple[str, Any]]] = {}
+    for key, value in settings.items():
+        found.setdefault(key.rpartition(".")[2], []).append((key, value))
+    return {
+        name: pairs[0] for name, pairs in found.items() if all(value == pairs[0][1] for _, value in pairs)
+    }
 
 
 def _rank(key: str) -> tuple[int, int, str]:

@@ -11,7 +11,7 @@ from perfgate.server import Effect, ServerSpec, moved_defaults, moved_settings, 
 from perfgate.server.api import parse_cache_config, parse_counters
 from perfgate.server.bootlog import BootLog, parse_boot_log
 from perfgate.server.flags import Evidence, flags_in_effect, stale_accepts
-from perfgate.server.settings import flat, lasting
+from perfgate.server.settings import FROM_LOG, flat, lasting, plain, read
 from perfgate.server.spec import OWN_FLAGS
 
 DATA = Path(__file__).parent / "data"
@@ -474,6 +474,20 @@ def test_settings_that_a_release_adds_count_only_when_they_say_something():
         {"a.old": 1}, {"a.old": 2, "a.new_off": False, "a.new_none": None, "a.new_on": True}
     )
     assert [change.key for change in changes] == ["a.old", "a.new_on"]
+
+
+def test_settings_known_from_the_log_alone_are_compared_by_name():
+    """A side without the page tells fewer settings, in other sections: only what both name and what differs is said."""
+    page = lasting(h100().settings)
+    log = parse_boot_log((DATA / "h100-0.25.1-eager.log").read_text())
+    told = lasting(plain(read(log.engine_config, FROM_LOG)))
+    assert json.dumps(told)
+    assert len(told) > 60
+    assert moved_settings(page, told) == ()
+    assert moved_settings(told, page) == ()
+    (change,) = moved_settings({**page, "model_config.seed": 7}, told)
+    assert str(change) == "seed: 7 → 0, not set by you"
+    assert moved_settings(told, {**told, f"{FROM_LOG}.new": 1}) != ()
 
 
 def test_unknown_settings_say_nothing():
