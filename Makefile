@@ -1,11 +1,13 @@
 # perfgate: `make serving` measures and judges a real vLLM on this machine, `make test` tests perfgate itself.
 #
-# Variables: PYTHON (3.11 or newer), BACKEND (cpu or gpu), VLLM (release to install), ARGS (more pytest options).
+# Variables: PYTHON (3.11 or newer), BACKEND (cpu or gpu), VLLM (release to install), ARGS (more pytest options),
+# WORKERS (processes that share the tests of perfgate itself).
 
 PYTHON  ?= python3
 VENV    ?= .venv
 BACKEND ?= $(if $(wildcard /dev/nvidia0),gpu,cpu)
 ARGS    ?=
+WORKERS ?= 2
 
 ifeq ($(BACKEND),gpu)
 VLLM        ?=
@@ -30,6 +32,8 @@ BIN    := $(VENV)/bin
 # Compiled here once, on all cores, rather than by the first boot: vLLM has thousands of modules and three processes that import them.
 UV      = $(BIN)/python -m uv pip install --quiet --compile-bytecode --python $(BIN)/python
 PYTEST := $(BIN)/python -m pytest
+# Whole files to each worker, in the order of collection: fixtures of a file are made once, and tests that must run alone come last.
+SPREAD := -n $(WORKERS) --dist loadfile --no-loadscope-reorder --benchmark-disable
 STAMP  := $(VENV)/.perfgate-$(BACKEND)-$(VLLM)
 
 .DEFAULT_GOAL := help
@@ -63,10 +67,10 @@ kernels: env ## Autotune-key coverage of the installed vLLM, for this GPU or an 
 	$(PYTEST) -m kernels $(ARGS)
 
 test: env ## All tests of perfgate that this machine can run
-	$(PYTEST) $(ARGS)
+	$(PYTEST) $(SPREAD) $(ARGS)
 
 unit: env ## The tests that need no vLLM
-	$(PYTEST) tests/unit tests/plugin -m "not e2e" $(ARGS)
+	$(PYTEST) $(SPREAD) tests/unit tests/plugin -m "not e2e" $(ARGS)
 
 e2e: env ## The tests that boot a real vLLM
 	$(PYTEST) -m "e2e and not parity and not long" $(ARGS)

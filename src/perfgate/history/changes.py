@@ -22,7 +22,6 @@ from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -140,6 +139,10 @@ def penalty(sessions: int) -> float:
 
 def scores(line: FloatArray) -> FloatArray:
     """Normal scores of the ranks, scaled so that without ties their squares sum to their number; ties share their mean rank."""
+    from scipy import (
+        stats,
+    )  # takes half a second to import, which a session that only adds to the history need not pay
+
     count = len(line)
     full = stats.norm.ppf((np.arange(count) + 0.5) / count)
     found: FloatArray = stats.norm.ppf((stats.rankdata(line) - 0.5) / count) / math.sqrt(
@@ -191,6 +194,8 @@ def _worth_showing(line: FloatArray, breaks: list[int], smallest: float) -> list
 def _drift(line: FloatArray, changes: list[tuple[int, float, float]], smallest: float) -> Drift | None:
     if float(np.min(line)) <= 0:
         return None
+    from scipy import stats
+
     logs, order = np.log(line), np.arange(len(line), dtype=np.float64)
     p = float(stats.kendalltau(order, logs).pvalue)
     if not p < RATE:  # also where every value is the same, which has no p-value
