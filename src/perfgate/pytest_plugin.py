@@ -17,7 +17,7 @@ from perfgate.plaintext import visible
 from perfgate.pytesting.console import announce, progress
 from perfgate.pytesting.findings import findings_of
 from perfgate.pytesting.options import add_options, check_options, suite_options
-from perfgate.pytesting.signals import end_on_sigterm
+from perfgate.pytesting.signals import die_with_controller, end_on_sigterm
 
 # This module is imported by every pytest run of an environment that has perfgate: what is heavy waits until a test asks for it.
 if TYPE_CHECKING:
@@ -316,6 +316,8 @@ def suite_of(config: pytest.Config) -> Suite:
         from perfgate.experiment.suite import Suite
 
         end_on_sigterm()
+        if hasattr(config, "workerinput"):
+            die_with_controller()
         config.stash[SUITE] = Suite(suite_options(config))
         config.stash[SUITE].progress = progress(config)
         config.stash[SUITE].announce = announce(config)

@@ -94,3 +94,37 @@ def test_ctrl_c_in_an_ab_keeps_the_boots_that_were_made(project):
     assert (old["side"], old["server"]["name"], len(old["boots"])) == ("old", "fake", 1)
     assert (new.get("side", "now"), new["server"]["name"], len(new["boots"])) == ("now", "slow", 1)
     assert old["boots"][0]["runs"][0]["metrics"]["mean_tpot_ms"] > 0
+
+
+@pytest.mark.parametrize("spread", [(), ("-n", "1")], ids=["one process", "xdist"])
+def test_no_server_is_left_ten_seconds_after_sigkill_of_pytest(project, spread):
+    """Pytest killed with SIGKILL while its server is under load leaves no process of the server 10 s later, with xdist as without."""
+    toml = project.path / "perfgate.toml"
+    toml.write_text(toml.read_text().replace("num_prompts = 24", "num_prompts = 2400"))
+    suite = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-m",
+            "serving",
+            "-p",
+            "no:cacheprovider",
+            "--new-baselines",
+            *spread,
+        ],
+        cwd=project.path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 60
+    while not (servers := vllm_below(suite.pid)):
+        assert suite.poll() is None
+        assert time.monotonic() < deadline
+    workers = psutil.Process(suite.pid).children() if spread else []
+    suite.kill()
+    suite.wait()
+    # A worker left to itself would first wait, and then end its server as gently as it can.
+    assert not psutil.wait_procs(workers, timeout=4)[1]
+    _, left = psutil.wait_procs(servers, timeout=10)
+    assert not left
