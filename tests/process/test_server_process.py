@@ -334,6 +334,7 @@ def test_old_server_answering_during_the_boot_is_not_taken_for_ours(spec, model,
         ):
             pytest.fail("somebody else answered")
         assert f"pid {opened[0].process.pid} " in str(caught.value)
+        assert f"last lines of {tmp_path / boot_id}.log:" in str(caught.value)
     finally:
         opened[0].__exit__()
 
@@ -343,7 +344,7 @@ def test_server_that_shares_the_port_later_is_noticed(spec, model, tmp_path, boo
     with boot(spec(), model=model, log_dir=tmp_path, boot_id=boot_id) as server:
         with (
             foreign_server(port_of(server.url), name=server.model) as (foreign, _),
-            pytest.raises(IdentityError, match=f"pid {foreign.pid} "),
+            pytest.raises(IdentityError, match=f"(?s)pid {foreign.pid} .*Application startup complete"),
         ):
             server.assert_alive()
         server.assert_alive()

@@ -96,7 +96,7 @@ def _started(
     secrets = Secrets.of(spec.args, spec.env, extra_env, inherited=os.environ)
     log = ServerLog(log_path, secrets)
     wanted = spec.args.get("port")
-    with ExitStack() as stack:
+    with _log_in(StopError, log), ExitStack() as stack:
         stack.callback(log.mask_file)
         port = stack.enter_context(leased_port(int(str(wanted)) if wanted is not None else None))
         common = {
@@ -121,7 +121,8 @@ def _started(
         tell("starting", 0.0)
         process = stack.enter_context(ServerProcess(plan))
         memory.process = process
-        ready_s = _wait_ready(spec, process, api, log, port, boot_id, begun, tell)
+        with _log_in(ServerError, log):
+            ready_s = _wait_ready(spec, process, api, log, port, boot_id, begun, tell)
         server = RunningServer(
             spec=spec,
             url=api.url,
@@ -141,6 +142,15 @@ def _started(
         _ = server.evidence  # read before any load, and before it can die of one
         tell("ready", ready_s)
         yield server
+
+
+@contextlib.contextmanager
+def _log_in(kind: type[ServerError], log: ServerLog) -> Iterator[None]:
+    """Puts the tail of the log into errors of a kind, in the one place."""
+    try:
+        yield
+    except kind as error:
+        raise type(error)(f"{error.message}\n{log.excerpt()}", remedy=error.remedy) from error
 
 
 class _MemoryWatch:
@@ -234,7 +244,7 @@ def _wait_ready(
             return time.monotonic() - begun
         if time.monotonic() > deadline:
             raise BootTimeoutError(
-                f"server {spec.name!r} was not ready within {spec.boot_timeout_s:g} s (last phase: {phase})\n{log.excerpt()}",
+                f"server {spec.name!r} was not ready within {spec.boot_timeout_s:g} s (last phase: {phase})",
                 remedy="Raise `boot_timeout_s` of its entry if it only needs longer; the log shows what it was doing.",
             )
         process.wait(_POLL_S)
@@ -249,11 +259,11 @@ def _boot_failure(
         taken = listeners(port)
         if taken:
             return port_in_use(port, taken)
-        return PortInUseError(f"port {port} was taken while the server booted\n{log.excerpt()}")
+        return PortInUseError(f"port {port} was taken while the server booted")
     cause = failure_cause(text)
     shown = f"\ncause: {cause.line}" if cause else ""
     return BootError(
-        f"server {spec.name!r} ended with {status} after {elapsed:.1f} s, before it was ready{shown}\n{log.excerpt()}",
+        f"server {spec.name!r} ended with {status} after {elapsed:.1f} s, before it was ready{shown}",
         remedy=cause.remedy if cause else "The log says why.",
     )
 

@@ -87,11 +87,11 @@ class RunningServer:
         if not self.process.alive():
             status = self.process.exit_status
             how = "was stopped" if status is None else f"ended with {describe_status(status)}"
-            raise ServerDiedError(self._died(f"the API server (pid {self.pid}) {how}"))
+            raise ServerDiedError(self._with_log(f"the API server (pid {self.pid}) {how}"))
         for engine in self.engines:
             if not engine.alive():
                 raise ServerDiedError(
-                    self._died(
+                    self._with_log(
                         f"engine process {engine.pid} ({engine.label}) ended while the API server (pid {self.pid}) lives"
                     )
                 )
@@ -110,14 +110,19 @@ class RunningServer:
                 # A server that is just dying stops answering before its end is known; the end says more.
                 self.process.wait(_DYING_S)
                 self._assert_processes()
-            raise ServerDiedError(self._died(error.message)) from error
+            raise ServerDiedError(self._with_log(error.message)) from error
         if self.model not in names:
             raise IdentityError(
-                f"{self.url} is answered by another server: it serves {', '.join(names) or 'nothing'}, not {self.model}",
+                self._with_log(
+                    f"{self.url} is answered by another server: it serves {', '.join(names) or 'nothing'}, not {self.model}"
+                ),
                 remedy="An old server is still running on this port; end it.",
             )
         if self.process is not None and self.spec.launcher.kind == "local":
-            assert_own_listener(urlsplit(self.url).port or 0, self.process)
+            try:
+                assert_own_listener(urlsplit(self.url).port or 0, self.process)
+            except IdentityError as error:
+                raise IdentityError(self._with_log(error.message), remedy=error.remedy) from error
         if (
             self.born is not None
             and self.counters().get("process_start_time_seconds", self.born) != self.born
@@ -272,7 +277,7 @@ class RunningServer:
         if self.process is not None:
             self.process.stop()
 
-    def _died(self, what: str) -> str:
+    def _with_log(self, what: str) -> str:
         excerpt = f"\n{self.log.excerpt()}" if self.log is not None else ""
         return f"server {self.spec.name!r}, boot {self.boot_id}: {what}{excerpt}"
 
