@@ -1,5 +1,6 @@
 """What the options of a session do, and what wrong ones are answered."""
 
+import json
 import re
 import shutil
 import xml.etree.ElementTree as ET
