@@ -7,8 +7,10 @@ import os
 
 import pytest
 import uvloop
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from perfgate.client.stream import read
+from perfgate.client.stream import OUTCOMES, read
 from perfgate.client.turns import Turns
 from perfgate.client.wire import Connection, Recording
 from tests.unit.client.test_stream import GOOD, http
@@ -76,6 +78,11 @@ class Wire(asyncio.Transport):
             done=lambda _, recording: self.got.append(recording),
         )
 
+    def turn(self) -> None:
+        """Does what waits for a turn of the loop."""
+        while self.waiting:
+            self.waiting.pop(0)()
+
     def write(self, data) -> None:
         pass
 
@@ -127,3 +134,59 @@ def test_a_response_cut_short_stays_cut_short(way, outcome):
         wire.connection.connection_lost(ConnectionResetError("gone") if way == "reset" else None)
     (recording,) = wire.got
     assert read(recording).outcome == outcome
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_a_good_response_is_whole_however_it_is_cut_and_whenever_its_turns_are(data):
+    """Reads at any byte and turns at any moment: one recording, complete, dated by its last read, and the connection can be used again."""
+    raw = http(
+        GOOD, framing=data.draw(st.sampled_from(["chunked", "length"])), chunk=data.draw(st.integers(0, 50))
+    )
+    wire = Wire()
+    at = 0
+    while at < len(raw):
+        end = min(len(raw), at + data.draw(st.one_of(st.integers(1, 4), st.integers(1, 120))))
+        wire.connection.data_received(raw[at:end])
+        at = end
+        if data.draw(st.booleans()):
+            wire.turn()
+        assert at == len(raw) or wire.got == []
+    wire.turn()
+    (recording,) = wire.got
+    assert recording.complete
+    assert recording.ended_ns == recording.stamps[-1]
+    assert read(recording).outcome == "ok"
+    assert wire.connection.open
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_any_bytes_end_in_one_recording(data):
+    """Whatever comes, cut anywhere, and however it ends: one recording with an outcome, a success only of what is whole."""
+    raw = data.draw(
+        st.one_of(
+            st.binary(max_size=200),
+            st.binary(max_size=100).map(http),
+            st.tuples(st.integers(0, len(http(GOOD)) - 1), st.binary(min_size=1, max_size=3)).map(
+                lambda how: http(GOOD)[: how[0]] + how[1] + http(GOOD)[how[0] + 1 :]
+            ),
+        )
+    )
+    wire = Wire()
+    for begin in range(0, len(raw), step := data.draw(st.integers(1, 80))):
+        if wire.aborted or wire.got:
+            break
+        wire.connection.data_received(raw[begin : begin + step])
+        if data.draw(st.booleans()):
+            wire.turn()
+    how = data.draw(st.sampled_from(["close", "reset", "timeout"]))
+    if how == "timeout":
+        wire.connection.abandon("timeout", "")
+    else:
+        wire.connection.connection_lost(OSError("gone") if how == "reset" else None)
+    wire.turn()
+    (recording,) = wire.got
+    reading = read(recording)
+    assert reading.outcome in OUTCOMES
+    assert (reading.outcome == "ok") <= (len(reading.events) > 0 and reading.output_tokens >= 0)
