@@ -21,6 +21,7 @@ from perfgate.records import (
     Outcome,
     replicates,
 )
+from perfgate.statistics.gate import Policy
 from perfgate.statistics.interval import Prior, compare
 from perfgate.statistics.judgement import Judgement, judge
 from perfgate.statistics.procedure import Question, Screen
@@ -85,6 +86,7 @@ def metric_verdict(
     now: Sequence[float],
     *,
     moderated: bool = False,
+    ab: bool = False,
 ) -> MetricVerdict:
     """A judgement in the words and numbers of its metric.
 
@@ -94,6 +96,7 @@ def metric_verdict(
         base: boot means of its logarithm that the judgement rests on, reference side.
         now: likewise, judged side.
         moderated: whether a noise model lent its variance.
+        ab: whether it is of an A/B that was asked for, which stores nothing and may fail by its own variance.
     """
     outcome = Outcome(judgement.outcome.value)
     lower, upper = _change_interval(metric, judgement)
@@ -113,7 +116,9 @@ def metric_verdict(
         now_boots=len(now),
         primary=metric.primary,
         reason=_reason(metric, outcome, judgement, len(base), len(now)),
-        next_step=_next_step(outcome, judgement, len(base), moderated),
+        next_step=_next_step_of_ab(outcome, judgement, min(len(base), len(now)), moderated)
+        if ab
+        else _next_step(outcome, judgement, len(base), moderated),
     )
 
 
@@ -330,8 +335,24 @@ def _next_step(outcome: Outcome, judgement: Judgement, old: int, moderated: bool
                     " then perfgate noise fit."
                 )
             more = "the baseline (--update-baselines)" if old < MIN_BOOTS else "more boots (--replicates)"
-            detectable = _finite(judgement.smallest_detectable)
-            seen = f"smallest detectable slowdown {detectable:.0%}; " if detectable is not None else ""
-            return f"{seen}measure {more}, or run on a quieter machine."
+            return f"{_seen(judgement)}measure {more}, or run on a quieter machine."
         case _:
             return ""
+
+
+def _next_step_of_ab(outcome: Outcome, judgement: Judgement, pairs: int, moderated: bool) -> str:
+    match outcome:
+        case Outcome.REGRESSION:
+            return "If it is not meant, --attribute finds the setting or the moved default that makes it."
+        case Outcome.INCONCLUSIVE | Outcome.SUSPECT:
+            needed = Policy().own_variance_pairs
+            few = f" Without a noise model at least {needed} pairs can show a slowdown."
+            more = f"{_seen(judgement)}measure more pairs (--replicates), or run on a quieter machine."
+            return more + (few if not moderated and pairs < needed else "")
+        case _:
+            return ""
+
+
+def _seen(judgement: Judgement) -> str:
+    detectable = _finite(judgement.smallest_detectable)
+    return f"smallest detectable slowdown {detectable:.0%}; " if detectable is not None else ""

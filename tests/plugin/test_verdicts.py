@@ -166,6 +166,9 @@ def test_ab_against_another_server_needs_no_baseline(project):
     result = project.pytest("--server", "slow", "--against-server", "fake")
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*mean TPOT*REGRESSION*"])
+    said = " ".join(result.stdout.str().split())
+    assert "--attribute finds the setting" in said
+    assert "--update-baselines" not in said
     result.stdout.fnmatch_lines(["*note *old side: server:*0 preemptions*", "*note *server:*0 preemptions*"])
     assert not (project.path / ".perfgate/baselines").exists()
     flags = {

@@ -162,6 +162,17 @@ def test_two_servers_are_compared_by_their_workload(files, capsys):
     assert "IMPROVEMENT" in shown.out
 
 
+def test_an_ab_that_cannot_tell_asks_for_pairs(files, capsys):
+    """Two noisy pairs without a noise model are undecided, and the next step is more pairs, of which three can tell."""
+    status, shown = compare(
+        files.result(100, 140, name="a"), files.result(110, 150, name="b"), "--interleaved", capsys=capsys
+    )
+    assert status == 3
+    said = " ".join(shown.out.split())
+    assert "measure more pairs (--replicates)" in said
+    assert "Without a noise model at least 3 pairs can show a slowdown." in said
+
+
 def test_invalid_results_exit_two(files, capsys):
     """A result whose runs cannot be believed is no verdict about speed."""
     status, shown = compare(

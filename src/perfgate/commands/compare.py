@@ -173,6 +173,7 @@ def judge_interleaved(
                 judged[cell, name],
                 *measured[cell, name],
                 moderated=asked[cell, name].prior is not None,
+                ab=True,
             )
             for cell, name in asked
             if cell == str(now.cell)

@@ -53,7 +53,7 @@ def compare(bench: Bench, cells: Sequence[Target], made: Made) -> None:
             settled = invalid(cell.cell, reason or cut)
         else:
             note = f"A/B against {words}: {fresh.pairs} interleaved pairs, baseline column = {words}"
-            verdicts = [*verdicts_from(judged, fresh, cell, asked), *computed_verdicts(fresh, cell)]
+            verdicts = [*verdicts_from(judged, fresh, cell, asked, ab=True), *computed_verdicts(fresh, cell)]
             settled = _annotated(whole(cell.cell, verdicts, None, (note,)), side, cell, fresh)
         made.settled[workload] = Settled(settled)
     if options.attribute and fresh.pairs >= FEWEST_PAIRS:

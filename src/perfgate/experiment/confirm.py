@@ -291,16 +291,21 @@ def questions_of(
 
 
 def verdicts_from(
-    judged: Mapping[tuple[str, str], Judgement], measured: Measured, target: Target, asked: Sequence[Question]
+    judged: Mapping[tuple[str, str], Judgement],
+    measured: Measured,
+    target: Target,
+    asked: Sequence[Question],
+    *,
+    ab: bool = False,
 ) -> list[MetricVerdict]:
-    """Metric verdicts of a cell that rest on an A/B."""
+    """Metric verdicts of a cell that rest on interleaved pairs, of a confirmation or (``ab``) of an A/B that was asked for."""
     found = []
     for one in asked:
         if one.cell == str(target.cell):
             old, new = measured.sides(target.cell.workload, one.metric)
             found.append(
                 metric_verdict(
-                    METRICS[one.metric], judged[one.key], old, new, moderated=one.prior is not None
+                    METRICS[one.metric], judged[one.key], old, new, moderated=one.prior is not None, ab=ab
                 )
             )
     return found
