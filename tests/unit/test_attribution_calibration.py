@@ -5,7 +5,7 @@ import pytest
 from perfgate.cli import main
 from perfgate.commands.calibrate import attribution_tasks, attribution_worlds
 from perfgate.report.attribution_calibration import Tried, document
-from perfgate.statistics.attribution_simulation import KINDS, Searched, World
+from perfgate.statistics.attribution_simulation import KINDS, MOST_REPLICATES, Searched, World
 
 
 def searched(**changes):
@@ -38,6 +38,8 @@ def test_rates_are_of_the_searches_whose_total_was_confirmed():
     assert cells[7:10] == ["80.0%", "8.0", "18.0"]
     assert cells[11].strip() == "24"
     assert cells[12].strip(" |") == "never"
+    more = Tried(world=world, searches=(searched(),), one_at_a_time=MOST_REPLICATES + 1, full_factorial=1)
+    assert [cell.strip(" |") for cell in row(more)[11:]] == ["over 360", "32"]
 
 
 def test_without_any_effect_all_searches_count():

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from perfgate.statistics.attribution_simulation import Searched, World
+from perfgate.statistics.attribution_simulation import MOST_REPLICATES, Searched, World
 from perfgate.statistics.calibration import binomial_interval
 
 
@@ -18,7 +18,7 @@ class Tried:
     Attributes:
         world: what was true.
         searches: each.
-        one_at_a_time: replicates with which one setting at a time is right as often as wanted; None where it never is.
+        one_at_a_time: replicates with which one setting at a time is right as often as wanted, as `replicates_needed` has them.
         full_factorial: likewise for all subsets.
     """
 
@@ -83,7 +83,9 @@ def _row(tried: Tried) -> str:
 
 
 def _boots(replicates: int | None, each: int) -> str:
-    return "never" if replicates is None else str(replicates * each)
+    if replicates is None:
+        return "never"
+    return f"over {MOST_REPLICATES * each}" if replicates > MOST_REPLICATES else str(replicates * each)
 
 
 def _share(count: int, of: int) -> str:

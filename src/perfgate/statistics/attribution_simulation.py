@@ -171,7 +171,10 @@ def full_factorial(world: World, replicates: int, times: int, rng: np.random.Gen
 def replicates_needed(
     design: str, world: World, times: int, rng: np.random.Generator, *, wanted: float = 0.95
 ) -> int | None:
-    """The fewest replicates with which a design names the right settings as often as wanted; None where none does.
+    """The fewest replicates with which a design names the right settings as often as wanted.
+
+    One more than `MOST_REPLICATES` where it takes more than those; None where even they are hardly ever right, because more of the same
+    cannot help.
 
     Args:
         design: ``one at a time`` or ``full factorial``.
@@ -180,7 +183,7 @@ def replicates_needed(
         rng: random numbers.
         wanted: share of right answers.
     """
-    count = 1
+    count, share = 1, 0.0
     while count <= MOST_REPLICATES:
         share = (
             one_at_a_time(world, count, times, rng)
@@ -189,10 +192,8 @@ def replicates_needed(
         )
         if share >= wanted:
             return count
-        if share < wanted / 2 and count >= 8:
-            return None
         count += 1 if count < 8 else 4
-    return None
+    return MOST_REPLICATES + 1 if share > 0.1 else None
 
 
 def _named(differences: FloatArray, error: float, settings: int) -> int:

@@ -11,6 +11,7 @@ from perfgate.statistics.attribution_findings import Ended
 from perfgate.statistics.attribution_forecast import forecast, smallest_effect
 from perfgate.statistics.attribution_model import MOST_UNITS, Spread, believe, design, explanations
 from perfgate.statistics.attribution_simulation import (
+    MOST_REPLICATES,
     World,
     full_factorial,
     level,
@@ -298,6 +299,10 @@ def test_the_simpler_designs_are_right_where_they_can_be():
     assert full_factorial(single, 2, 100, rng) > 0.9
     assert full_factorial(pair, 2, 100, rng) > 0.9
     assert replicates_needed("one at a time", pair, 50, rng) is None
+    noisy = World(settings=4, sigma=0.03, kind="one", size=0.05)
+    assert 8 < replicates_needed("one at a time", noisy, 100, rng) <= MOST_REPLICATES
+    hardly = World(settings=4, sigma=0.2, kind="one", size=0.10)
+    assert replicates_needed("one at a time", hardly, 50, rng) == MOST_REPLICATES + 1
 
 
 def test_subset_bits_and_items_are_inverse():
