@@ -124,7 +124,7 @@ def test_workers_boot_on_devices_of_their_own(lab, cell):
 def test_a_server_gets_as_many_devices_as_its_ranks_need(lab, cell):
     """Tensor, pipeline and data parallel ranks multiply; more than the machine has is refused before anything starts."""
     with lab() as one:
-        both = replace(cell, server=cell.server.with_changes(["--tensor-parallel-size=2"]))
+        both = replace(cell, server=cell.server.model_copy(update={"args": {"tensor-parallel-size": "2"}}))
         assert visible(one.server(both)) == "0,1"
         four = replace(both, server=both.server.with_changes(["--data-parallel-size=2"]))
         with pytest.raises(InputError, match="needs 4 GPUs, this machine offers 2"):

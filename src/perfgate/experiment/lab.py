@@ -6,7 +6,6 @@ effect, JIT after ready) shares the boot with the measurement, and measuring beg
 
 from __future__ import annotations
 
-import contextlib
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -14,33 +13,25 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from perfgate.autotune.eventlog import VARIABLE as EVENTS_VARIABLE
-from perfgate.autotune.events import benched_configurations, late_events, read_events
-from perfgate.client import Endpoint, judge_server, judge_validity, run_load, run_record
-from perfgate.environment import ProbeLimits, fingerprint, void_reasons
-from perfgate.errors import CoverageError, ServerError
-from perfgate.experiment.models import model_reference, vocabulary
-from perfgate.experiment.sampling import Sampler
-from perfgate.experiment.seeds import run_seed
+from perfgate.environment import ProbeLimits, void_reasons
+from perfgate.errors import ServerError
+from perfgate.experiment.models import model_reference
+from perfgate.experiment.recording import boot_record, machine_of
+from perfgate.experiment.runner import Runner
 from perfgate.lease import lease_devices
-from perfgate.records import BootRecord, Fingerprint, Measurement, RunRecord
+from perfgate.records import BootRecord, Measurement, RunRecord
 from perfgate.selection import CPU, Target
 from perfgate.server import (
-    DockerLauncher,
-    LocalLauncher,
     ModelRef,
     RunningServer,
     ServerSpec,
     boot,
     new_boot_id,
-    settings_hash,
-    usage_per_token,
 )
-from perfgate.server.launch import image_digest
 from perfgate.targets import GpuSpec
-from perfgate.workload import make_prompts
 
 EXTRA_ATTEMPTS = 2
 """Invalid runs are kept and made again this often a boot: the rule looks at validity alone, never at the value."""
@@ -226,15 +217,24 @@ class Lab:
         running = self.server(targets[0], fresh=True)
         loading = time.monotonic()
         self._loaded = True
+        assert self._model is not None
+        runner = Runner(
+            running=running,
+            model=self._model,
+            token=token,
+            progress=self._progress,
+            processes=self.settings.load_processes,
+            keep_arrays=self.settings.keep_arrays,
+        )
         before = running.probe(unified=targets[0].gpu.unified_memory or None)
         runs = {
             target.cell.workload: self._runs(
-                running, target, token=token, words=f"{target.server.name} {words}, {target.workload.name}"
+                runner, target, words=f"{target.server.name} {words}, {target.workload.name}"
             )
             for target in targets
         }
         after = running.probe(unified=targets[0].gpu.unified_memory or None)
-        record = _boot_record(running, self.settings.root).model_copy(
+        record = boot_record(running, self.settings.root).model_copy(
             update={
                 "probes": (before, after),
                 "void": void_reasons(before, after, _probe_limits(targets[0].gpu)),
@@ -248,7 +248,7 @@ class Lab:
     ) -> dict[str, Measurement]:
         server = targets[0].server
         settings = next((record.settings for boot in boots for record in boot.values()), {})
-        machine = _fingerprint(server, settings, self._versions.get(server.name))
+        machine = machine_of(server, settings, self._versions.get(server.name))
         return {
             target.cell.workload: Measurement(
                 cell=target.cell,
@@ -315,161 +315,27 @@ class Lab:
         self.boot_seconds.append(running.ready_s)
         return running
 
-    def _runs(self, running: RunningServer, target: Target, *, token: str, words: str) -> list[RunRecord]:
+    def _runs(self, runner: Runner, target: Target, *, words: str) -> list[RunRecord]:
         made: list[RunRecord] = []
         valid = 0
         for attempt in range(target.workload.runs + EXTRA_ATTEMPTS):
             try:
-                made.append(
-                    self._run(
-                        running, target, token=token, attempt=attempt, words=f"{words}, run {attempt + 1}"
-                    )
-                )
+                record, seconds = runner.run(target, attempt=attempt, words=f"{words}, run {attempt + 1}")
             except ServerError as error:
                 made.append(RunRecord(metrics={}, invalid=(error.message,)))
                 break
+            made.append(record)
+            self.run_seconds.append(seconds)
             valid += made[-1].valid
             if valid == target.workload.runs:
                 break
         return made
-
-    def _run(
-        self, running: RunningServer, target: Target, *, token: str, attempt: int, words: str
-    ) -> RunRecord:
-        assert self._model is not None
-        workload, seed = target.workload, run_seed(attempt)
-        drawn = make_prompts(workload, seed=seed, boot=token, run=attempt, **vocabulary(self._model))
-        before: dict[str, float] = {}
-        used: dict[str, float] = {}
-        mark, begun = 0, time.time()
-
-        def begin() -> None:
-            nonlocal mark, begun
-            begun = time.time()
-            mark = running.log_mark()
-            before.update(running.counters())
-            used.update(running.usage())
-
-        running.assert_alive()
-        running.reset_prefix_cache()
-        with Sampler(running.api.metrics_text) as sampler:
-            timings = run_load(
-                Endpoint(url=running.url, model=running.model, api=workload.api, headers=running.headers),
-                workload,
-                prompts=drawn.measured,
-                warmup_prompts=drawn.warmup,
-                seed=seed,
-                progress=lambda seen: self._progress(
-                    f"{words}: {seen.completed}/{seen.total} requests, {seen.elapsed_s:.0f} s"
-                ),
-                after_warmup=begin,
-                processes=self.settings.load_processes,
-            )
-        self.run_seconds.append(timings.duration)
-        usage = usage_per_token(used, running.usage(), int(timings.output_tokens[timings.ok].sum()))
-        reasons = list(judge_validity(timings, workload, lag_ms=target.gpu.client_lag_ms))
-        server_side: dict[str, float] = {}
-        try:
-            running.assert_alive()
-            after = running.counters()
-            reasons += judge_server(before, after, workload, block_size=_block_size(running))
-            server_side = {**differences(before, after), **sampler.peaks}
-            compiled = [*running.compile_events(mark), *_late_kernels(running, begun)]
-            if compiled:
-                reasons.append(f"compiled or autotuned while measuring: {', '.join(compiled)}")
-        except ServerError as error:
-            reasons.append(error.message)
-        record = run_record(
-            timings,
-            workload,
-            seed=seed,
-            invalid=tuple(reasons),
-            server=server_side,
-            arrays=self.settings.keep_arrays,
-        )
-        return record.model_copy(update={"metrics": {**record.metrics, **usage}}) if record.valid else record
-
-
-def _boot_record(running: RunningServer, root: Path) -> BootRecord:
-    try:
-        metrics = {**_autotuning(running), **running.boot_metrics()}
-        settings = running.resolved_settings()
-        flags = running.flags_in_effect()
-    except ServerError:
-        # It died after its runs were made; they carry the reason, and what it said about itself cannot be asked any more.
-        metrics, settings, flags = {}, {}, ()
-    return BootRecord(
-        id=running.boot_id,
-        started=running.started,
-        metrics=metrics,
-        settings=settings,
-        flags=flags,
-        notes=running.boot_notes(),
-        log=_from(root, running.log_path),
-        runs=(),
-    )
-
-
-def _autotuning(running: RunningServer) -> dict[str, float]:
-    """How many configurations the boot benchmarked, where a recorder was in its processes; nothing where that is not known."""
-    if running.events_path is None:
-        return {}
-    try:
-        benched = benched_configurations(read_events(running.events_path))
-    except CoverageError:
-        return {}
-    return {} if benched is None else {"autotune_configs": float(benched)}
-
-
-def _from(root: Path, path: Path | None) -> str | None:
-    """A path as the project's folder sees it, so that a record means the same elsewhere; as it is where it lies outside."""
-    if path is None:
-        return None
-    with contextlib.suppress(ValueError):
-        return str(path.resolve().relative_to(root.resolve()))
-    return str(path)
-
-
-def _late_kernels(running: RunningServer, since: float) -> list[str]:
-    """Kernels that a process of the server tuned or compiled after ``since``, where a recorder was in it."""
-    if running.events_path is None or not running.events_path.is_file():
-        return []
-    try:
-        events = read_events(running.events_path)
-    except CoverageError:
-        # Without a recorder nothing is known, and the server's own monitor is the only witness.
-        return []
-    # By the clock of the run, not by what each process says of its readiness: a worker of another name never says it.
-    late = late_events(events, ready_at=since)
-    return list(dict.fromkeys(event.kernel for event in late if event.time >= since))
 
 
 def _probe_limits(gpu: GpuSpec) -> ProbeLimits:
     """What a replicate on this machine may be put through."""
     given = {"steal": gpu.max_steal, "cpu_loop": gpu.max_loop_change}
     return ProbeLimits(**{name: value for name, value in given.items() if value is not None})
-
-
-def _block_size(running: RunningServer) -> int | None:
-    size = running.cache_config().get("block_size", "")
-    return int(size) if size.isdigit() else None
-
-
-def _fingerprint(server: ServerSpec, settings: Mapping[str, Any], vllm: str | None) -> Fingerprint:
-    """The machine with the software of the server; of a container or a foreign server no Python of this machine knows it."""
-    launcher = server.launcher
-    if isinstance(launcher, LocalLauncher):
-        made = fingerprint(launcher.python, env=server.env)
-        return made.model_copy(update={"settings_hash": settings_hash(settings)})
-    digest = image_digest(launcher) if isinstance(launcher, DockerLauncher) else None
-    return fingerprint().model_copy(
-        update={
-            "settings_hash": settings_hash(settings),
-            "image_digest": digest,
-            "vllm": vllm,
-            **dict.fromkeys(("python", "torch", "triton")),
-        }
-    )
 
 
 def _gpus_needed(server: ServerSpec, devices: Sequence[str]) -> int:
@@ -479,14 +345,5 @@ def _gpus_needed(server: ServerSpec, devices: Sequence[str]) -> int:
     needed = 1
     for flag in ("tensor-parallel-size", "pipeline-parallel-size", "data-parallel-size"):
         value = server.args.get(flag, 1)
-        needed *= value if isinstance(value, int) else 1
+        needed *= int(str(value)) if str(value).isdigit() else 1
     return needed
-
-
-def differences(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
-    """How far each of the server's counters moved, for those that both readings have; of a histogram also the buckets that did not."""
-    return {
-        name: after[name] - before[name]
-        for name in after
-        if name in before and (after[name] != before[name] or " le=" in name)
-    }
