@@ -145,11 +145,12 @@ class RunningServer:
 
         From ``/server_info`` where the release offers it, else what the metrics page and the engine's log line say.
         """
-        said = self.evidence.settings or {
-            **plain(read(self.evidence.log.engine_config, FROM_LOG)),
-            **plain(read(self.evidence.cache_config, "cache_config")),
-        }
-        return lasting(said)
+        evidence = self.evidence
+        if evidence.settings:
+            return lasting(evidence.settings)
+        sources = ((evidence.log.engine_config, FROM_LOG), (evidence.cache_config, "cache_config"))
+        said = (plain(read(values, prefix)) for values, prefix in sources if values)
+        return lasting({name: value for source in said for name, value in source.items()})
 
     @cached_property
     def evidence(self) -> Evidence:
