@@ -11,7 +11,7 @@ from itertools import pairwise
 import pytest
 from report_data import HOSTILE, START, bare, session, verdict
 
-from perfgate.records import Cell, MetricVerdict, Outcome, Provenance
+from perfgate.records import BootRecord, Cell, MetricVerdict, Outcome, Provenance
 from perfgate.report import html
 from perfgate.report.html import HistoryLine, charts
 from perfgate.report.html.sections import flatten, timeline
@@ -160,6 +160,28 @@ def test_change_points_are_said_not_only_drawn() -> None:
     )  # fmt: skip
     page = html.page(example.results, history=[line])
     assert "<li>mean TTFT: 2026-03-01 slower +100.0%</li><li>mean TTFT: drift: slower &lt;b&gt;</li>" in page
+
+
+def test_boot_phases_add_up_to_ready() -> None:
+    """Phases of a real H100 boot come in their order, none twice (engine initialisation holds three others), and end when it was ready."""
+    metrics = {
+        "compile_s": 1.44,
+        "graph_capture_s": 4.0,
+        "imports_s": 21.3,
+        "init_engine_s": 11.01,
+        "ready_s": 59.69,
+        "warmup_s": 1.59,
+        "weights_s": 0.72,
+        "kv_cache_tokens": 14126550.0,
+    }
+    found = charts.phase_seconds(BootRecord(id="b", runs=(), metrics=metrics))
+    assert list(found) == [
+        "imports", "weights", "compile", "profile and warm-up", "graph capture", "rest of engine initialisation", "other",
+    ]  # fmt: skip
+    assert found["rest of engine initialisation"] == pytest.approx(3.98)
+    assert sum(found.values()) == pytest.approx(59.69)
+    assert charts.phase_seconds(BootRecord(id="b", runs=(), metrics={"ready_s": 9.0})) == {"time to ready": 9.0}
+    assert charts.phase_seconds(BootRecord(id="b", runs=())) == {}
 
 
 def test_an_ab_shows_both_sides_of_the_session() -> None:

@@ -328,12 +328,23 @@ def boot_phases(baseline: Sequence[BootRecord], now: Sequence[BootRecord]) -> Ch
     )
 
 
+ENGINE = ("compile_s", "warmup_s", "graph_capture_s")
+"""Phases that happen while the engine initialises."""
+IN_ORDER = ("imports_s", "weights_s", *ENGINE)
+
+
 def phase_seconds(boot: BootRecord) -> dict[str, float]:
-    """The boot's phases by name; where it tells none, the whole time to ready as one."""
+    """The boot's phases by name, in the order in which they happen, none counted twice; what is left until ready is a phase too."""
     seconds = {name: value for name, value in boot.metrics.items() if name.endswith("_s")}
-    whole = {name: value for name, value in seconds.items() if "ready" in name or "total" in name}
-    phases = {name: value for name, value in seconds.items() if name not in whole} or whole
-    return {values.label(name).removeprefix("boot "): value for name, value in phases.items()}
+    ready, engine = seconds.pop("ready_s", None), seconds.pop("init_engine_s", None)
+    names = sorted(seconds, key=lambda name: IN_ORDER.index(name) if name in IN_ORDER else len(IN_ORDER))
+    phases = {values.label(name).removeprefix("boot "): seconds[name] for name in names}
+    if engine is not None:
+        rest = engine - sum(seconds.get(name, 0.0) for name in ENGINE)
+        phases["rest of engine initialisation"] = max(0.0, rest)
+    if ready is not None:
+        phases["other" if phases else values.label("ready_s")] = max(0.0, ready - sum(phases.values()))
+    return {name: spent for name, spent in phases.items() if spent > 0}
 
 
 def history(line: HistoryLine) -> Chart:
