@@ -331,9 +331,12 @@ def settle(request: pytest.FixtureRequest, settled: Settled) -> None:
         request: of the test.
         settled: the verdict, and where a baseline was recorded if one was.
     """
+    from perfgate.pytesting.again import command
     from perfgate.report import junit, terminal
 
     verdict, recorded = settled
+    suite = suite_of(request.config)
+    verdict = verdict.model_copy(update={"command": command(verdict, request.config, suite.masked)})
     item = request.node
     item.stash.setdefault(VERDICTS, []).append(verdict)
     item.user_properties.extend(junit.properties(verdict))

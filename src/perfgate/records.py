@@ -322,6 +322,8 @@ class CellVerdict(Record):
     outcome: Outcome
     reason: str = ""
     next_step: str = ""
+    command: str = ""
+    """What to type next, where a session knows it."""
     metrics: tuple[MetricVerdict, ...] = ()
     notes: tuple[str, ...] = ()
     """Diagnosis, moved defaults, environment differences: shown, never judged."""

@@ -63,6 +63,9 @@ def test_slower_server_is_a_regression(recorded):
     result.stdout.fnmatch_lines(["*mean TPOT*ms*ms*%*REGRESSION*"])
     result.stdout.fnmatch_lines(["*--fake-tpot-ms=6*"])
     (verdict,) = recorded.session()["verdicts"]
+    assert verdict["command"] == (
+        "pytest -m serving --gpu cpu --server fake --workload quick --vllm-arg=--fake-tpot-ms=6 --attribute"
+    )
     (tpot,) = [metric for metric in verdict["metrics"] if metric["metric"] == "mean_tpot_ms"]
     assert tpot["lower"] > 1.0
 

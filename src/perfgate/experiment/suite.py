@@ -75,7 +75,10 @@ class Suite:
     @property
     def command(self) -> str:
         """The command line with secrets masked: it is kept in results and baselines."""
-        words = self.options.command
+        return self.masked(self.options.command)
+
+    def masked(self, words: str) -> str:
+        """The words without the secrets of any server of the session."""
         for target in self.targets:
             words = target.server.secrets().mask(words)
         return words

@@ -4,7 +4,6 @@ from collections.abc import Iterable, Sequence
 
 from perfgate.records import CellVerdict, MetricVerdict, Outcome, SessionResults
 from perfgate.report import markdown, values
-from perfgate.report.again import command
 from perfgate.report.escape import command_data, command_property
 
 SHOWN = 10
@@ -82,7 +81,7 @@ def _message(verdict: CellVerdict) -> str:
         lines.append(said)
     reasons = [verdict.reason] if verdict.reason else []
     nexts = [f"Next: {verdict.next_step}"] if verdict.next_step else []
-    again = [f"Run: {found}"] if (found := command(verdict)) else []
+    again = [f"Run: {verdict.command}"] if verdict.command else []
     return "\n".join([*lines, *reasons, *nexts, *again]) or verdict.outcome.value
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from perfgate.records import CellVerdict
 from perfgate.report import values
-from perfgate.report.again import command
 from perfgate.report.escape import visible
 
 
@@ -18,8 +17,8 @@ def properties(verdict: CellVerdict) -> list[tuple[str, str]]:
         found.append(("perfgate.reason", visible(verdict.reason)))
     if verdict.next_step:
         found.append(("perfgate.next", visible(verdict.next_step)))
-    if again := command(verdict):
-        found.append(("perfgate.command", visible(again)))
+    if verdict.command:
+        found.append(("perfgate.command", visible(verdict.command)))
     if verdict.baseline_file:
         found.append(("perfgate.baseline_file", visible(verdict.baseline_file)))
     for metric in verdict.metrics:

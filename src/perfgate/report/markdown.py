@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 
 from perfgate.records import CellVerdict, Fingerprint, Measurement, MetricVerdict, Outcome, SessionResults
 from perfgate.report import attribution, findings, values
-from perfgate.report.again import command
 from perfgate.report.escape import html_text, markdown
 from perfgate.report.terminal import summary_line
 
@@ -87,7 +86,7 @@ def _details(verdict: CellVerdict) -> str:
     title = f"{_SIGNS[verdict.outcome]} {verdict.outcome.value} {verdict.cell}"
     lines = [f"- why: {markdown(reason)}" for reason in values.reasons(verdict)]
     lines += [f"- next: {_code(verdict.next_step)}"] if verdict.next_step else []
-    lines += [f"- run: {_code(again)}"] if (again := command(verdict)) else []
+    lines += [f"- run: {_code(verdict.command)}"] if verdict.command else []
     lines += [f"- note: {markdown(note)}" for note in verdict.notes]
     opened = " open" if verdict.outcome.severity <= Outcome.NO_BASELINE.severity else ""
     found = attribution.document(verdict.attribution) if verdict.attribution is not None else ""

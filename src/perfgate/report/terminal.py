@@ -18,7 +18,6 @@ from rich.text import Text
 
 from perfgate.records import Cell, CellVerdict, MetricVerdict, Outcome
 from perfgate.report import values
-from perfgate.report.again import command
 from perfgate.report.escape import no_workflow_commands, visible
 
 NARROW = 84
@@ -261,8 +260,8 @@ def _lines_under(group: _Group, verbose: int) -> Iterable[tuple[str, str]]:
         leading = [m for m in judged if m.primary and m.outcome is verdict.outcome]
         for text in _distinct([verdict.next_step] if verdict.next_step else [m.next_step for m in leading]):
             yield "next", text
-        if again := command(verdict):
-            yield "run", visible(again)
+        if verdict.command:
+            yield "run", visible(verdict.command)
     unshown = values.moved_unshown(verdict)
     if unshown and verbose == 0:
         yield (

@@ -112,6 +112,7 @@ def verdict(
         reason=text or REASONS[outcome],
         next_step=NEXT[outcome],
         metrics=tuple(metrics),
+        command=text,
         notes=(text,) if text else (),
         baseline_file=baseline_file,
     )

@@ -180,7 +180,9 @@ def test_boot_phases_add_up_to_ready() -> None:
     ]  # fmt: skip
     assert found["rest of engine initialisation"] == pytest.approx(3.98)
     assert sum(found.values()) == pytest.approx(59.69)
-    assert charts.phase_seconds(BootRecord(id="b", runs=(), metrics={"ready_s": 9.0})) == {"time to ready": 9.0}
+    assert charts.phase_seconds(BootRecord(id="b", runs=(), metrics={"ready_s": 9.0})) == {
+        "time to ready": 9.0
+    }
     assert charts.phase_seconds(BootRecord(id="b", runs=())) == {}
 
 

@@ -205,6 +205,9 @@ def test_the_documented_table_is_what_is_printed(page: str) -> None:
         for m in made.metrics
     )
     advice = "If the change is meant, record it with --update-baselines and say why in the commit."
-    shown = made.model_copy(update={"metrics": metrics, "reason": reason, "next_step": advice})
+    again = "pytest -m serving --gpu gb10 --server production-v2 --workload chat --update-baselines"
+    shown = made.model_copy(
+        update={"metrics": metrics, "reason": reason, "next_step": advice, "command": again}
+    )
     table = terminal.table([shown], width=100, colour=False)
     assert f"```\n{table}\n```" in file.read_text(encoding="utf-8")

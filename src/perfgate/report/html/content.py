@@ -9,7 +9,6 @@ from typing import Any
 
 from perfgate.records import Baseline, Cell, CellVerdict, Measurement, MetricVerdict
 from perfgate.report import values
-from perfgate.report.again import command
 from perfgate.report.html import charts, sections
 from perfgate.report.html.charts import HistoryLine
 
@@ -25,7 +24,6 @@ class CellContent:
     opened: bool
     metrics: tuple[sections.Table, ...]
     why: tuple[str, ...]
-    command: str
     sections: tuple[sections.Section, ...]
 
     @property
@@ -89,7 +87,6 @@ def cell_content(
         opened=opened,
         metrics=_metrics(verdict),
         why=tuple(values.reasons(verdict)),
-        command=command(verdict),
         sections=tuple(part for part in parts if part.holds_anything),
     )
 
