@@ -50,7 +50,7 @@ _MARKS_IGNORED = re.compile(
 )
 _IGNORED_SUBJECT = r"[^.;:]{0,80}\b(?:ignored|ignore it|no effect)\b"
 """What follows a setting's name in the same clause where a warning says that it is ignored."""
-_NO_EVIDENCE = re.compile(r"non-default args:|Initializing a V\d LLM engine")
+_NO_EVIDENCE = re.compile(r"non-default args:|V\d LLM engine \(v")
 _AUTOMATIC = (("max_model_len", -1),)
 """Values that leave the choice to vLLM, as "auto" does."""
 _LISTED_BY_VLLM = re.compile(r"VLLM_(?!\w*KEY)\w+")
@@ -171,11 +171,21 @@ def _answers(key: str, sources: Sources, log: BootLog) -> Iterator[tuple[str, An
             if (found := _setting(name, settings)) is not None:
                 yield source, found
                 break
+    told = []
     for pattern, wanted, running in _LOG_FACTS:
         if wanted == key:
-            for line in log.lines:
-                if match := pattern.search(line):
-                    yield "log", running if running is not None else parsed(match[1].replace(",", ""))
+            matches = (pattern.search(line) for line in log.lines if not _OF_AN_ENGINE.match(line))
+            told += [
+                running if running is not None else parsed(found[1].replace(",", ""))
+                for found in matches
+                if found
+            ]
+    if told and all(value == told[0] for value in told):
+        yield "log", told[0]
+
+
+_OF_AN_ENGINE = re.compile(r"\((?!APIServer)")
+"""Engines make configurations of their own for parts of themselves and tell of them too; the API server resolves the one that counts."""
 
 
 _LOG_FACTS: tuple[tuple[re.Pattern[str], str, Any], ...] = tuple(

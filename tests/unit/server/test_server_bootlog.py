@@ -30,6 +30,12 @@ def text(name: str) -> str:
                 "init_engine_s": 217.51,
             },
         ),
+        ("cpu-0.17.1-eager.log", "0.17.1", {"kv_cache_tokens": 1048576, "init_engine_s": 3.66}),
+        (
+            "cpu-0.25.1-eager.log",
+            "0.25.1",
+            {"kv_cache_gib": 1.0, "kv_cache_tokens": 2631559, "init_engine_s": 104.53},
+        ),
         (
             "cpu-0.32.0-eager.log",
             "0.32.0",

@@ -476,6 +476,48 @@ def test_settings_that_a_release_adds_count_only_when_they_say_something():
     assert [change.key for change in changes] == ["a.old", "a.new_on"]
 
 
+def page_of(release):
+    """The configuration that a release resolves for the same command line on the CPU."""
+    return flat(json.loads((DATA / f"cpu-{release}.server_info.json").read_text())["vllm_config"])
+
+
+@pytest.mark.parametrize("release", ["0.28.0", "0.32.0"])
+def test_silent_override_is_caught_on_the_page_of_each_release(release):
+    """What was asked for on the command line is found on each release's page, and the forced cache mode is not it."""
+    evidence = Evidence(settings=page_of(release))
+    assert report({"mamba-cache-mode": "none"}, evidence).running == "align"
+    for args in (
+        {"max-model-len": 4096},
+        {"-tp": 1},
+        {"enforce-eager": True},
+        {"load-format": "dummy"},
+        {"dtype": "bfloat16"},
+    ):
+        assert report(args, evidence).effect is Effect.HONOURED, args
+
+
+def test_defaults_that_moved_between_two_real_releases():
+    """Of some 300 settings of 0.28.0 and 0.32.0 fourteen moved; those of the state's type and of the kernels' warm-up come first."""
+    before, after = lasting(page_of("0.28.0")), lasting(page_of("0.32.0"))
+    changes = [str(change) for change in moved_settings(before, after, versions=("0.28.0", "0.32.0"))]
+    assert (len(before), len(after), len(changes)) == (285, 324, 14)
+    assert changes[:2] == [
+        "mamba_ssm_cache_dtype: auto → float32, new default between vLLM 0.28.0 and 0.32.0; not set by you",
+        "enable_jit_warmup: true → false, new default between vLLM 0.28.0 and 0.32.0; not set by you",
+    ]
+
+
+def test_an_engines_own_configuration_is_not_the_servers():
+    """Engines tell of configurations that they make for parts of themselves: what the API server resolved counts, not those."""
+    evidence = Evidence(log=parse_boot_log((DATA / "cpu-0.17.1-eager.log").read_text()))
+    assert sum("Asynchronous scheduling is" in line for line in evidence.log.lines) == 2
+    assert report({"async-scheduling": True}, evidence).effect is Effect.HONOURED
+    contradicting = Evidence(
+        log=parse_boot_log("Asynchronous scheduling is enabled.\nAsynchronous scheduling is disabled.")
+    )
+    assert report({"async-scheduling": True}, contradicting).effect is Effect.UNKNOWN
+
+
 def test_settings_known_from_the_log_alone_are_compared_by_name():
     """A side without the page tells fewer settings, in other sections: only what both name and what differs is said."""
     page = lasting(h100().settings)
