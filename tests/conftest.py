@@ -1,6 +1,15 @@
-"""In which order the tests of perfgate itself run."""
+"""In which order the tests of perfgate itself run, and what they may take."""
+
+import contextlib
 
 import pytest
+
+with contextlib.suppress(ImportError):  # tests/serving, tests/kernels and tests/claims need none
+    from hypothesis import settings
+
+    # How long an example takes says how busy the machine is: servers boot beside these tests.
+    settings.register_profile("perfgate", deadline=None)
+    settings.load_profile("perfgate")
 
 
 @pytest.hookimpl(tryfirst=True)

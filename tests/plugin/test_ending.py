@@ -1,6 +1,7 @@
 """When servers end: after the last test that wants one, and when the session is told to stop."""
 
 import contextlib
+import getpass
 import signal
 import subprocess
 import sys
@@ -8,6 +9,8 @@ import time
 
 import psutil
 import pytest
+
+from perfgate.lease import lease_devices
 
 WATCHING = """
 import psutil
@@ -128,3 +131,20 @@ def test_no_server_is_left_ten_seconds_after_sigkill_of_pytest(project, spread):
     assert not psutil.wait_procs(workers, timeout=4)[1]
     _, left = psutil.wait_procs(servers, timeout=10)
     assert not left
+
+
+def test_waiting_for_a_device_is_said(project):
+    """While another suite holds the device, a session says that it waits, also where no terminal shows its progress."""
+    with lease_devices(("cpu",), 1, directory=project.path / "tmp" / f"perfgate-leases-{getpass.getuser()}"):
+        suite = subprocess.Popen(
+            [sys.executable, "-m", "pytest", "-m", "serving", "-p", "no:cacheprovider", "--replicates", "1"],
+            cwd=project.path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        line = next(line for line in suite.stdout if line.startswith("perfgate: waiting"))
+        assert line.strip() == "perfgate: waiting for a device: cpu in use by another suite"
+        assert not vllm_below(suite.pid)
+    output, _ = suite.communicate(timeout=60)
+    assert "NO_BASELINE" in output

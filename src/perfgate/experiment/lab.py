@@ -78,11 +78,18 @@ class Lab:
     Args:
         settings: see there.
         progress: told what is going on.
+        announce: told what a person must see even where nobody watches the progress; ``progress`` where not given.
     """
 
-    def __init__(self, settings: LabSettings, progress: Progress = lambda _words: None) -> None:
+    def __init__(
+        self,
+        settings: LabSettings,
+        progress: Progress = lambda _words: None,
+        announce: Progress | None = None,
+    ) -> None:
         self.settings = settings
         self._progress = progress
+        self._announce = announce or progress
         self._stack = ExitStack()
         self._running: RunningServer | None = None
         self._spec: ServerSpec | None = None
@@ -282,7 +289,7 @@ class Lab:
         if server.launcher.kind != "attach":
             leased = self._stack.enter_context(
                 lease_devices(
-                    self.settings.devices, _gpus_needed(server, self.settings.devices), on_wait=self._progress
+                    self.settings.devices, _gpus_needed(server, self.settings.devices), on_wait=self._announce
                 )
             )
         gpu_ids = None if not leased or leased == (CPU,) else list(leased)

@@ -159,6 +159,7 @@ class Suite:
                     session=self.session,
                 ),
                 self._tell,
+                lambda words: self.announce(words),
             )
         return self._lab
 
