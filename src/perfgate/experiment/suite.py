@@ -159,7 +159,7 @@ class Suite:
                     session=self.session,
                 ),
                 self._tell,
-                lambda words: self.announce(words),
+                self.announce,
             )
         return self._lab
 
