@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from parity_witness import truth, witness
-from scipy import stats
 
 from perfgate.client import Endpoint, run_load
 from perfgate.experiment.models import model_reference, vocabulary
@@ -47,10 +46,6 @@ others send the same token ids."""
 ROUND = (PERFGATE, BENCH, TEXTS, BENCH, PERFGATE)
 """So ordered that a drift of the server weighs equally on all."""
 ROUNDS = 3
-LEVEL = 1e-3
-"""Chance, a metric, that two tools which agree are said to differ."""
-BLIND = 0.5
-"""Where two equal tools could differ by more than this, their agreement says nothing."""
 FLOOR = 0.01
 """A hundredth is no disagreement: a read is stamped before its JSON is parsed here, and after it there."""
 ADDED_MS = 2.0
@@ -227,29 +222,28 @@ def table(sides: dict[str, Side], title: str) -> str:
     ours, theirs, texts = sides[PERFGATE], sides[BENCH], sides[TEXTS]
     lines = [
         f"\n{title}, {len(ours.reported)} runs each, interleaved; geometric means, differences as logarithms",
-        f"{'metric':<20}{PERFGATE:>10}{BENCH:>12}{'difference':>12}{'run SD':>8}  {'two equal tools':<21}"
-        f"{'server':>8}{PERFGATE:>10}{BENCH:>12}",
+        f"{'metric':<20}{PERFGATE:>10}{BENCH:>12}{'difference':>12}{'server':>9}{'tools':>9}{'run SD':>9}  {'the tools':<14}"
+        f"{PERFGATE:>10}{BENCH:>12}",
     ]
     for metric in METRICS:
         difference = ours.mean(metric) - theirs.mean(metric)
-        spread = math.sqrt((ours.logs(metric).var(ddof=1) + theirs.logs(metric).var(ddof=1)) / 2)
-        runs = len(ours.reported)
-        allowed = max(FLOOR, stats.t.isf(LEVEL / 2, 2 * runs - 2) * spread * math.sqrt(2 / runs))
-        word = "differ" if abs(difference) > allowed else "agree" if allowed <= BLIND else "too noisy"
+        server = ours.truth(metric) - theirs.truth(metric)
+        tools = difference - server
+        noise = math.sqrt((ours.logs(metric).var(ddof=1) + theirs.logs(metric).var(ddof=1)) / 2)
+        word = "agree" if abs(tools) <= FLOOR else "within noise" if abs(tools) <= noise else "differ"
         lines.append(
-            f"{metric:<20}{math.exp(ours.mean(metric)):>10.2f}{math.exp(theirs.mean(metric)):>12.2f}{difference:>+12.1%}"
-            f"{spread:>8.1%}  {f'{word} (±{allowed:.1%})':<21}"
-            f"{ours.truth(metric) - theirs.truth(metric):>+8.1%}{ours.error(metric):>+10.2%}{theirs.error(metric):>+12.2%}"
+            f"{metric:<20}{math.exp(ours.mean(metric)):>10.2f}{math.exp(theirs.mean(metric)):>12.2f}{difference:>+12.1%}{server:>+9.1%}"
+            f"{tools:>+9.1%}{noise:>9.1%}  {word:<14}{ours.error(metric):>+10.2%}{theirs.error(metric):>+12.2%}"
         )
     lines.append(
-        "the last three columns make up the difference: how much the server's answers differed, plus what perfgate reports too much,"
-        " less what bench serve does"
+        "difference = how much the server's answers differed + how much the tools do about the same answers (each is off the witness by"
+        " its last column); run SD is what runs of one tool differ by"
     )
     for tool, side in sides.items():
         lines.append(
             f"{tool:<14} mean TTFT {np.mean([run['mean_ttft_ms'] for run in side.reported]):.2f} ms, of which the tool added"
             f" {side.added('mean_ttft_ms'):.2f}; TPOT {side.error('mean_tpot_ms'):+.2%}; slots busy {math.exp(side.truth('busy')):.1%}"
         )
-    difference = theirs.mean("mean_ttft_ms") - texts.mean("mean_ttft_ms")
-    lines.append(f"token ids instead of texts change bench serve's mean TTFT by {difference:+.1%}")
+    change = theirs.truth("mean_ttft_ms") - texts.truth("mean_ttft_ms")
+    lines.append(f"token ids instead of texts change the server's mean TTFT by {change:+.1%}")
     return "\n".join(lines)
