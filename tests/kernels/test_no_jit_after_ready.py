@@ -10,6 +10,7 @@ import pytest
 
 from perfgate.autotune.events import Event, describe, late_events, read_events
 from perfgate.errors import CoverageError
+from perfgate.selection import Target
 from perfgate.server import RunningServer
 
 pytestmark = pytest.mark.kernels
@@ -68,10 +69,12 @@ def test_no_jit_after_ready(server: RunningServer) -> None:
 
 
 @pytest.mark.e2e
-def test_every_engine_process_recorded(server: RunningServer) -> None:
-    """The recorder was in place in the process that runs the model: its worker said when it was ready."""
+def test_every_engine_process_recorded(server: RunningServer, server_target: Target) -> None:
+    """The recorder was in place where the model runs: the worker said when it was ready, and on a GPU its Triton is watched."""
     events = events_of(server)
-    assert {event.pid for event in events if event.kind == "ready"} <= {
-        event.pid for event in events if event.kind == "start"
-    }
-    assert any(event.kind == "ready" for event in events)
+    started = {event.pid: event.triton for event in events if event.kind == "start"}
+    workers = {event.pid for event in events if event.kind == "ready"}
+    assert workers
+    assert workers <= set(started)
+    if server_target.gpu.capability is not None:
+        assert all(started[pid] for pid in workers), "no Triton to watch, so no event proves nothing"
