@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,28 +63,52 @@ MUTATIONS = {
 }
 
 
-def mutated(package: Path, target: Path, mutation: Mutation) -> Path:
-    """A folder with a ``vllm`` that is ``package`` but for one changed file; everything else is linked."""
+def layer_file(package: Path) -> Path:
+    """The module that holds the GDN layer and its warm-up."""
     (file,) = [
         path
         for path in sorted((package / "model_executor").rglob("*.py"))
         if "def _warmup_prefill_kernels" in path.read_text()
     ]
+    return file
+
+
+def mutated(package: Path, target: Path, mutation: Mutation) -> Path:
+    """A folder with a ``vllm`` that is ``package`` but for one changed function."""
+    file = layer_file(package)
     source = file.read_text()
     start = source.index("def _warmup_prefill_kernels")
     end = source.find("\n    def ", start)
-    changed, count = re.subn(mutation.pattern, mutation.replacement, source[start:end], count=1)
-    assert count == 1, f"the pattern {mutation.pattern!r} no longer fits {file}"
-    here, there = package, target / "vllm"
-    there.mkdir(parents=True)
-    for part in file.relative_to(package).parts:
+    changed = replaced(source[start:end], mutation.pattern, mutation.replacement)
+    return copy_with(package, target, {file: source[:start] + changed + source[end:]})
+
+
+def replaced(source: str, pattern: str, replacement: str) -> str:
+    """The source with the first match replaced; there must be one."""
+    changed, count = re.subn(pattern, replacement, source, count=1)
+    assert count == 1, f"the pattern {pattern!r} no longer fits"
+    return changed
+
+
+def copy_with(package: Path, target: Path, changes: Mapping[Path, str | None]) -> Path:
+    """A folder with a ``vllm`` that is ``package`` but for files with another text, or with none; everything else is linked."""
+
+    def fill(here: Path, there: Path, below: Sequence[tuple[tuple[str, ...], str | None]]) -> None:
+        there.mkdir(parents=True)
+        names = {parts[0] for parts, _text in below}
         for entry in here.iterdir():
-            if entry.name not in (part, "__pycache__"):
+            if entry.name not in (*names, "__pycache__"):
                 (there / entry.name).symlink_to(entry)
-        here, there = here / part, there / part
-        if here.is_dir():
-            there.mkdir()
-    there.write_text(source[:start] + changed + source[end:])
+        for name in names:
+            inner = [(parts[1:], text) for parts, text in below if parts[0] == name]
+            if inner[0][0]:
+                fill(here / name, there / name, inner)
+            elif inner[0][1] is not None:
+                (there / name).write_text(inner[0][1])
+
+    fill(
+        package, target / "vllm", [(file.relative_to(package).parts, text) for file, text in changes.items()]
+    )
     return target
 
 
@@ -99,12 +123,17 @@ def ask(source: Path) -> Coverage:
 
 
 @pytest.fixture(scope="module")
-def mutants(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Coverage]]:
-    """The installed vLLM's coverage under each mutation, two at a time."""
+def package() -> Path:
+    """The installed vLLM."""
     spec = importlib.util.find_spec("vllm")
     assert spec is not None
     assert spec.origin is not None
-    package = Path(spec.origin).parent
+    return Path(spec.origin).parent
+
+
+@pytest.fixture(scope="module")
+def mutants(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Coverage]]:
+    """The installed vLLM's coverage under each mutation, two at a time."""
     folders = {
         name: mutated(package, tmp_path_factory.mktemp("mutant"), mutation)
         for name, mutation in MUTATIONS.items()
@@ -138,3 +167,43 @@ def test_a_dropped_length_is_missed(vllm_release: Callable[[str], Path], tmp_pat
     assert missed.kernel == "chunk_fwd_kernel_o"
     assert missed.key["BT"] == "16"
     assert "BT: " in missed.differs
+
+
+@pytest.mark.releases
+def test_a_layer_that_moved_and_changed_its_name_is_found(package: Path, tmp_path: Path) -> None:
+    """File, class and warm-up under other names: the answer is the same, without code for it."""
+    file = layer_file(package)
+    (name,) = re.findall(r"^class (\w*GatedDeltaNet\w*)\(", file.read_text(), flags=re.MULTILINE)
+    module, moved = f"gdn.{file.stem}", file.parent.parent / "somewhere_else.py"
+    changes: dict[Path, str | None] = {file: None}
+    for path in package.rglob("*.py"):
+        source = path.read_text()
+        if name in source or module in source:
+            renamed = source.replace(name, "Whatever").replace("_warmup_prefill_kernels", "_prime")
+            changes[moved if path == file else path] = renamed.replace(module, moved.stem)
+    found = ask(copy_with(package, tmp_path / "mutant", changes))
+    assert found.layer_class.endswith("somewhere_else.Whatever")
+    assert (found.status, found.keys_warmed, found.keys_reachable) == ("covered", 6, 6)
+
+
+@pytest.mark.releases
+def test_a_parameter_that_nobody_knows_is_named(package: Path, tmp_path: Path) -> None:
+    """A layer that wants something new is undetermined, and the answer says what it wants."""
+    file = layer_file(package)
+    changed = replaced(
+        file.read_text(), r"(?s)(class \w*GatedDeltaNet.*?def __init__\(\s*self,)", r"\1 novelty: int,"
+    )
+    found = ask(copy_with(package, tmp_path / "mutant", {file: changed}))
+    assert found.status == "undetermined"
+    assert "requires novelty" in found.undetermined
+
+
+@pytest.mark.releases
+def test_a_key_that_follows_the_length_is_missed(package: Path, tmp_path: Path) -> None:
+    """An autotune key that takes in the number of tokens is missed for every length but the one that was warmed."""
+    (file,) = [path for path in package.rglob("chunk_o.py") if "def chunk_fwd_kernel_o" in path.read_text()]
+    changed = replaced(file.read_text(), r'key=\["H", "K", "V", "BT"\]', 'key=["T", "H", "K", "V", "BT"]')
+    found = ask(copy_with(package, tmp_path / "mutant", {file: changed}))
+    assert found.status == "missed"
+    assert {missed.kernel for missed in found.keys_missed} == {"chunk_fwd_kernel_o"}
+    assert len(found.keys_missed) > 20

@@ -191,9 +191,18 @@ class _NoArithmetic:
 
 
 def bind_caches(layer: Any, config: Any, *, device: str = "cpu") -> Any:
-    """Allocate the layer's states as the engine does (states side by side in one page) and return their spec."""
+    """Allocate the layer's states as the engine does (states side by side in one page) and return their spec.
+
+    Raises:
+        UnknownLayoutError: the layer does not say which caches it needs.
+    """
     import torch
 
+    if not hasattr(layer, "get_kv_cache_spec"):
+        raise UnknownLayoutError(
+            f"{type(layer).__module__}.{type(layer).__name__} has no get_kv_cache_spec, from which its caches are made "
+            "(vLLM has it from 0.11 on)"
+        )
     spec = layer.get_kv_cache_spec(config)
     pages = torch.zeros(BLOCKS * spec.page_size_bytes, dtype=torch.int8, device=device)
     if hasattr(layer, "bind_kv_cache"):
