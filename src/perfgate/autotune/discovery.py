@@ -132,7 +132,7 @@ def _classes(package: Path, word: str) -> Iterator[FoundClass]:
             ):
                 continue
             module = ".".join(file.relative_to(package.parent).with_suffix("").parts)
-            for node in ast.parse(source).body:
+            for node in ast.parse(source, str(file)).body:
                 if isinstance(node, ast.ClassDef):
                     bases = tuple(base.id for base in node.bases if isinstance(base, ast.Name))
                     yield FoundClass(module, node.name, bases, frozenset(_identifiers(node)))
