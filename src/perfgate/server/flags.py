@@ -184,7 +184,7 @@ def _answers(key: str, sources: Sources, log: BootLog) -> Iterator[tuple[str, An
         yield "log", told[0]
 
 
-_OF_AN_ENGINE = re.compile(r"\((?!APIServer)")
+_OF_AN_ENGINE = re.compile(r"\((?:Vllm)?(?:EngineCore|Worker)")
 """Engines make configurations of their own for parts of themselves and tell of them too; the API server resolves the one that counts."""
 
 
@@ -223,7 +223,7 @@ def _setting(name: str, settings: Mapping[str, Any]) -> Any:
 def _warned_ignored(key: str, lines: Sequence[str]) -> str:
     """The warning that this setting, by its name, is ignored or has no effect."""
     says = re.compile(_spoken(key) + _IGNORED_SUBJECT, re.IGNORECASE)
-    return next((_short(line) for line in lines if "WARNING" in line and says.search(line)), "")
+    return next((_short(line) for line in lines if "warning" in line.lower() and says.search(line)), "")
 
 
 def _explanation(key: str, lines: Sequence[str], running: Any) -> str:
@@ -246,7 +246,12 @@ def _spoken(key: str) -> str:
     """A pattern for the setting's name as log lines write it: with blanks, hyphens or underscores, without enable or disable."""
     name = key.rpartition(".")[2]
     stem = name.removeprefix("enable_").removeprefix("disable_").removeprefix("vllm_")
-    return r"(?<![a-z0-9])" + r"[ _-]".join(map(re.escape, stem.split("_"))) + r"(?![a-z0-9])"
+    words = (_SPELLED.get(word, re.escape(word)) for word in stem.split("_"))
+    return r"(?<![a-z0-9])" + r"[ _-]".join(words) + r"(?![a-z0-9])"
+
+
+_SPELLED = {"async": "async(?:hronous)?", "cudagraph": "cuda ?graphs?"}
+"""Parts of names that log lines spell in other ways."""
 
 
 def _says_unknown(name: str, line: str) -> bool:

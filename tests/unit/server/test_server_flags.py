@@ -236,6 +236,8 @@ def test_abbreviated_flag_is_the_argument_that_vllm_parsed():
         ("block-size", 16, 64, "Forcing kv cache block size to 64 for FlashMLA backend."),
         ("max-num-seqs", 512, 128, "Capped max_num_seqs at 128, as many as there are state slots"),
         ("kv-cache-dtype", "fp8_e5m2", "auto", "CPU backend doesn't support KV cache quantization fallback to auto for kv_cache_dtype"),
+        ("async-scheduling", True, False, "Asynchronous scheduling is disabled."),
+        ("cudagraph-mode", "FULL", "NONE", "CUDA graph mode FULL is not compatible with compilation mode 0. Overriding to NONE."),
         ("enable-dbo", True, False, "dbo: Dual-Batch Overlap is not supported on CPU, disabled."),
         ("max-model-len", 131072, 32768, "Auto-fit max_model_len: reduced from 131072 to 32768 to fit in available GPU memory"),
     ],
@@ -258,6 +260,7 @@ def test_overrides_of_any_flag_are_quoted(key, asked, running, line):
     [
         "WARNING max_parallel_loading_workers is currently not supported and will be ignored.",
         "WARNING --max-parallel-loading-workers has no effect when using the Ray executor.",
+        "arg_utils.py:1953: UserWarning: --max-parallel-loading-workers is deprecated and has no effect since it has been removed.",
     ],
 )
 def test_a_configuration_that_repeats_an_ignored_flag_proves_nothing(line):
