@@ -72,7 +72,7 @@ class _Completions(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(sum(map(len, pieces))))
         self.end_headers()
         for piece in pieces:
-            time.sleep(0.002)  # its pace: what comes in one piece is no stream
+            time.sleep(0.005)  # its pace: what comes in one piece is no stream
             self.wfile.write(piece)
 
     def log_message(self, *_: object) -> None:

@@ -17,7 +17,7 @@ CLOSED = [*SMALL, "--concurrency=2"]
 
 
 def script(**how: object) -> str:
-    return "--extra-body=" + json.dumps({"script": {"ttft_ms": 60, "itl_ms": 2} | how})
+    return "--extra-body=" + json.dumps({"script": {"ttft_ms": 60, "itl_ms": 5} | how})
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ def sockets() -> int:
 
 def test_a_sound_run_is_valid_and_counts_every_token(load, scripted):
     """Six requests of five tokens: all ok, exact counts, two in flight, connections kept, and the server agrees."""
-    run = load(warmups=2, script={"itl_ms": 2})
+    run = load(warmups=2, script={"itl_ms": 5})
     workload = make_workload(warmups=2)
     assert run.outcome == ("ok",) * 6
     assert run.output_tokens.tolist() == [5] * 6
