@@ -19,8 +19,11 @@ import psutil
 import pytest
 
 from perfgate.catalogue import load_catalogue
+from perfgate.cli import main
 from perfgate.errors import BootError, BootTimeoutError, PortInUseError, ServerDiedError
+from perfgate.experiment.models import vocabulary
 from perfgate.metrics import METRICS
+from perfgate.results import read_results
 from perfgate.server import Effect, ModelRef, RunningServer, ServerSpec, boot, settings_hash
 from perfgate.server.process import Family, tagged_processes
 from perfgate.targets import ModelSpec
@@ -173,6 +176,37 @@ def test_real_boot_has_its_metrics_and_settings(both):
     assert server.compile_events(0) == ()
     before = server.usage()
     assert before["cpu_s"] > 5
+
+
+@pytest.mark.parametrize("endpoint", ["completions", "chat"])
+def test_perfgate_load_measures_the_real_server(both, tiny_model, tmp_path, capsys, endpoint):
+    """`perfgate load` finds the model, and every request of either endpoint comes back with the tokens that were asked for."""
+    server, _ = both
+    file = tmp_path / "run.json"
+    lengths = ["--input-len=24", "--output-len=12", "--num-prompts=6", "--concurrency=2"]
+    ids = vocabulary(tiny_model)
+    words = [f"--vocab-size={ids['vocab_size']}", f"--first-token-id={ids['first_id']}"]
+    how = [
+        f"--url={server.url}",
+        f"--endpoint={endpoint}",
+        f"--json={file}",
+        "--arrays",
+        "--goodput",
+        "ttft:60000",
+    ]
+    status = main(["load", *lengths, *words, *how])
+    out = capsys.readouterr().out
+    reasons = [line for line in out.splitlines() if line.startswith("INVALID")]
+    # Other work on these cores may make the client late, and nothing else may be wrong.
+    assert all(" late " in reason for reason in reasons), out
+    assert status == (2 if reasons else 0)
+    (measurement,) = read_results(file).measurements
+    (run,) = measurement.boots[0].runs
+    assert run.arrays.outcome == ("ok",) * 6
+    assert run.arrays.output_tokens == (12,) * 6
+    assert measurement.fingerprint.vllm == server.version()
+    if endpoint == "completions":
+        assert run.arrays.prompt_tokens == (24,) * 6
 
 
 def test_old_server_on_the_port_is_refused_before_the_boot(both, tiny, tiny_model, tmp_path, monkeypatch):
