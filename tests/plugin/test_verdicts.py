@@ -34,9 +34,11 @@ def running_fake(tpot_ms: float) -> Iterator[int]:
 
 
 def test_without_baseline_fails_and_says_how_to_record(project):
-    """A cell without a baseline fails, and the message names the option that records one."""
+    """A cell without a baseline fails, and the option that records one is named before the boots and in the verdict."""
     result = project.pytest()
     result.assert_outcomes(failed=1)
+    before = "perfgate: no baseline is stored for cpu/fake-model/fake/quick; --new-baselines records what is missing"
+    result.stdout.fnmatch_lines([before, "tests/test_no_slower_than_baseline.py *"])
     result.stdout.fnmatch_lines(["*NO_BASELINE*", "*--new-baselines*"])
     assert not project.baseline().exists()
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import perfgate
 from perfgate.baseline import BaselineStore
 from perfgate.environment import fingerprint, gpu_devices, match_gpu
-from perfgate.errors import BaselineMissingError, PerfgateError
+from perfgate.errors import BaselineError, BaselineMissingError, PerfgateError
 from perfgate.experiment.ab import compare, other_side
 from perfgate.experiment.bench import Bench, Made, Positions
-from perfgate.experiment.gate import Gate, Settled
+from perfgate.experiment.gate import Gate, Settled, Writing
 from perfgate.experiment.lab import Lab, LabSettings
 from perfgate.experiment.options import SuiteOptions
 from perfgate.experiment.places import WORK, Places
@@ -128,11 +128,25 @@ class Suite:
                 if self.absent_hardware(target) is None:
                     check_bootable(target)
                     check_side(other_side(self.options, self.catalogues, target))
+        elif self.options.writing is Writing.NOTHING:
+            self._announce_missing()
+
+    def _announce_missing(self) -> None:
+        """Before the boots: on a GPU the verdict would come an hour later."""
+        try:
+            missing = [target for target in self.missing() if self.absent_hardware(target) is None]
+        except BaselineError as error:
+            self.announce(error.message)
+            return
+        if missing:
+            first, *others = (str(target.cell) for target in missing)
+            more = f" and {len(others)} more" if others else ""
+            self.announce(f"no baseline is stored for {first}{more}; --new-baselines records what is missing")
 
     def missing(self) -> tuple[Target, ...]:
         """The cells that have no baseline."""
         found = []
-        for target in self.targets:
+        for target in self._planned or self.targets:
             try:
                 self.store.read(target.cell)
             except BaselineMissingError:
