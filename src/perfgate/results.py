@@ -145,8 +145,9 @@ def newest(directory: Path) -> Path:
 
 
 def file_name(results: SessionResults) -> str:
-    """``<start in UTC>-<session>.json``; a session name that is no file name is replaced by what is left of it and its digest."""
+    """``<start in UTC>-<session>.json``, the start once; a session name that is no file name is replaced by what is left and its digest."""
     session = _NOT_IN_A_NAME.sub("-", results.session).strip("-.")[:80]
     if session != results.session:
         session += "-" + hashlib.sha256(results.session.encode()).hexdigest()[:8]
-    return f"{results.started.astimezone(UTC):%Y%m%dT%H%M%SZ}-{session}.json"
+    start = f"{results.started.astimezone(UTC):%Y%m%dT%H%M%SZ}-"
+    return f"{start}{session.removeprefix(start)}.json"

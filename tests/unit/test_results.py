@@ -69,6 +69,12 @@ def test_name_is_start_in_utc_and_session(tmp_path: Path) -> None:
     assert write_results(tmp_path, session(started=started)).name == "20260412T230000Z-abc123.json"
 
 
+def test_a_session_named_by_its_start_has_it_once(tmp_path: Path) -> None:
+    """The suite's own sessions begin with their start, which their file name does not repeat."""
+    name = f"{START.astimezone(UTC):%Y%m%dT%H%M%SZ}-abc123"
+    assert write_results(tmp_path, session(name)).name == f"{name}.json"
+
+
 @pytest.mark.parametrize("name", ["../../etc/passwd", "a b", "x" * 300, "", ".", "\u202etxt", "a/b"])
 def test_session_name_is_no_path(tmp_path: Path, name: str) -> None:
     """A session whose name is no file name is still written inside the folder, under its own name."""

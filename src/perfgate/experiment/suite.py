@@ -34,8 +34,8 @@ class Suite:
 
     def __init__(self, options: SuiteOptions) -> None:
         self.options = options
-        self.session = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}"
         self.started = datetime.now(UTC)
+        self.session = f"{self.started:%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}"
         self.progress: Callable[[str], None] = _silent
         """Told what is going on, often."""
         self.announce: Callable[[str], None] = _silent
