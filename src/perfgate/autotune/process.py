@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -97,9 +98,10 @@ def ask(
         environment: more variables for the child.
 
     Raises:
+        InputError: there is no such interpreter, or no vLLM in the source.
         CoverageError: the child failed, was killed at the deadline, or left no answer; with the end of what it wrote.
     """
-    root = source_root(vllm_source)
+    root, interpreter = source_root(vllm_source), _interpreter(python)
     with tempfile.TemporaryDirectory(prefix="perfgate-coverage-") as folder:
         work = Path(folder)
         question, answer, log = work / "request.json", work / "answer.json", work / "output.log"
@@ -110,7 +112,7 @@ def ask(
             source.mkdir()
             (source / "vllm").symlink_to(root / "vllm", target_is_directory=True)
         command = [
-            python or sys.executable,
+            interpreter,
             "-c",
             _BOOTSTRAP,
             str(source) if root is not None else "",
@@ -136,6 +138,21 @@ def ask(
         found: dict[str, Any] = json.loads(answer.read_text(encoding="utf-8"))
         found["output"] = _tail(log)
         return found
+
+
+def _interpreter(python: str | None) -> str:
+    """The Python to start, as the caller's folder sees it: the child runs in another."""
+    if python is None:
+        return sys.executable
+    # As text: a Path forgets the "." of ./python, which keeps it off the search path.
+    found = shutil.which(os.path.expanduser(python))  # noqa: PTH111
+    if found is None:
+        raise InputError(
+            f"--python {python}: there is no such program, or it cannot be run",
+            remedy="Give the interpreter that has vLLM's dependencies: /opt/vllm/bin/python.",
+        )
+    # Not resolved: a virtual environment is known by the link's own place.
+    return str(Path(found).absolute())
 
 
 def ask_all(

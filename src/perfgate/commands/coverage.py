@@ -114,6 +114,8 @@ def run(options: argparse.Namespace) -> int:
     """
     if options.timeout <= 0:
         raise InputError(f"--timeout is {options.timeout:g}; it must be above 0")
+    if options.json not in (None, "-") and not Path(options.json).absolute().parent.is_dir():
+        raise InputError(f"--json {options.json}: there is no such folder")
     questions = ask_for(options)
     if not options.moe and (options.moe_configs or options.server_log):
         raise InputError("--moe-configs and --server-log are about MoE configurations", remedy="Add --moe.")

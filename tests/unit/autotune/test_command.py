@@ -162,6 +162,11 @@ def test_the_json_holds_one_object_a_cell(tmp_path: Path, capsys: pytest.Capture
         (["--gpu", "gb10", "--tp", "0"], "must be 1 or more"),
         (["--gpu", "gb10", "--model", "olmo-hybrid-7b", "--tp", "4"], "cannot be split over 4"),
         (["--gpu", "gb10", "--max-tokens", "63"], "between 64 and 131072"),
+        (
+            ["--gpu", "gb10", "--python", "/nowhere/python"],
+            "--python /nowhere/python: there is no such program",
+        ),
+        (["--gpu", "gb10", "--json", "/nowhere/x.json"], "--json /nowhere/x.json: there is no such folder"),
         (["--gpu", "gb10", "--timeout", "0"], "must be above 0"),
         (["--gpu", "gb10", "--vllm-source", "/nowhere"], "there is no such folder"),
     ],

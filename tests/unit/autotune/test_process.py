@@ -64,6 +64,17 @@ def test_the_child_sees_empty_caches_and_no_recorder(tmp_path: Path, monkeypatch
     assert not os.path.exists(cache)  # noqa: PTH110
 
 
+def test_an_interpreter_is_found_from_where_the_caller_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A relative path means the caller's folder, though the child runs in another; a bare name is looked for on the path."""
+    interpreter(tmp_path, """echo '{"cells": ["here"]}' > "$4" """)
+    monkeypatch.chdir(tmp_path)
+    assert ask(REQUEST, python="./python")["cells"] == ["here"]
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert ask(REQUEST, python="python")["cells"] == ["here"]
+
+
 def test_a_source_is_a_folder_with_vllm_or_vllm_itself(tmp_path: Path) -> None:
     """Both are what people have after unpacking; anything else is refused by name."""
     package = tmp_path / "unpacked" / "vllm"
