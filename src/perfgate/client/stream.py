@@ -63,7 +63,7 @@ def read(recording: Recording, *, count_events: bool = False) -> Reading:
         recording: from `perfgate.client.wire.Connection`.
         count_events: where the stream has no usage, take each event that can be a token for one, instead of failing.
     """
-    reader = _Reader()
+    reader = _Reader(count_events=count_events)
     begin = 0
     raw = recording.raw
     for stamp, end in zip(recording.stamps, recording.ends, strict=True):
@@ -114,8 +114,9 @@ def _judge(recording: Recording, reader: _Reader, *, count_events: bool) -> tupl
 class _Reader:
     """Feeds reads through httptools, the event splitter and the JSON parser."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, count_events: bool) -> None:
         self.splitter = EventSplitter()
+        self._count_events = count_events
         self.events = array("q")
         self.token_events = 0
         self.prompt_tokens = -1
@@ -205,7 +206,8 @@ class _Reader:
                 self._fail("malformed", f"choices are no list of objects: {_excerpt(data)}")
                 return
             self.events.append(self._stamp)
-            self.token_events += _may_be_a_token(choices[0])
+            if self._count_events:
+                self.token_events += _may_be_a_token(choices[0])
             if choices[0].get("finish_reason"):
                 self.finished = True
         usage = message.get("usage")
