@@ -103,6 +103,8 @@ def docker_plan(
         argv += ["--volume", f"{folder}:{folder}:ro"]
     for mount in launcher.mounts:
         source, _, target = mount.partition(":")
+        if target.endswith(":ro"):
+            _check_source(spec, source)
         argv += ["--volume", f"{Path(source).expanduser().absolute()}:{target}"]
     for volume, target in launcher.cache_volumes.items():
         argv += ["--volume", f"{volume}:{target}"]
@@ -118,6 +120,21 @@ def docker_plan(
         grace_s=spec.stop_grace_s,
         cleanup=[launcher.docker, "rm", "--force", "--volumes", container],
     )
+
+
+def _check_source(spec: ServerSpec, source: str) -> None:
+    """Docker makes an empty folder of a source that is missing, and vLLM then runs without what was to be read there.
+
+    Raises:
+        InputError: nothing to read at the source. Where docker runs on another machine, that is not known.
+    """
+    if not Path(source).expanduser().exists() and not os.environ.get("DOCKER_HOST", "").startswith(
+        ("tcp:", "ssh:")
+    ):
+        raise InputError(
+            f"server {spec.name!r}: mount source {source!r} does not exist (from {Path.cwd()})",
+            remedy="Create it, or correct `mounts` of its launcher; docker would mount an empty folder in its place.",
+        )
 
 
 def container_pids(launcher: DockerLauncher, boot_id: str) -> frozenset[int]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from perfgate.errors import InputError
 from perfgate.server import DockerLauncher, LocalLauncher, ModelRef, ServerSpec
 from perfgate.server.launch import docker_plan, image_digest, local_plan
 
@@ -35,7 +36,7 @@ def test_docker_command_line(tmp_path):
         DockerLauncher(
             kind="docker",
             image="vllm/vllm-openai:cu130-nightly",
-            mounts=("/data/moe:/opt/moe:ro",),
+            mounts=("/data/moe:/opt/moe",),
             cache_volumes={"vllm-cache": "/root/.cache/vllm"},
             extra=("--shm-size", "16g"),
         ),
@@ -55,7 +56,7 @@ def test_docker_command_line(tmp_path):
             "--env",
             "VLLM_SERVER_DEV_MODE",
         ),
-        *("--volume", "/data/moe:/opt/moe:ro", "--volume", "vllm-cache:/root/.cache/vllm"),
+        *("--volume", "/data/moe:/opt/moe", "--volume", "vllm-cache:/root/.cache/vllm"),
         *("--shm-size", "16g"),
         *("--entrypoint", "python3", "vllm/vllm-openai:cu130-nightly"),
         *("-m", "vllm.entrypoints.openai.api_server", "--model", "org/model", "--served-model-name", "s-1"),
@@ -93,10 +94,23 @@ def test_docker_mounts_a_model_folder_and_expands_paths(tmp_path, monkeypatch):
     """A model folder is mounted read-only under its own path; ``~`` and relative sources become absolute."""
     monkeypatch.setenv("HOME", "/home/somebody")
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "moe").mkdir()
     launcher = DockerLauncher(kind="docker", image="i", mounts=("~/cache:/cache", "./moe:/moe:ro"))
     argv = docker_argv(launcher, tmp_path, model=str(tmp_path))
     volumes = [argv[at + 1] for at, word in enumerate(argv) if word == "--volume"]
     assert volumes == [f"{tmp_path}:{tmp_path}:ro", "/home/somebody/cache:/cache", f"{tmp_path}/moe:/moe:ro"]
+
+
+def test_docker_source_that_is_only_read_must_exist(tmp_path, monkeypatch):
+    """Docker would make an empty folder of a missing source, and the server would silently run without it; a cache may be made."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DOCKER_HOST", raising=False)
+    missing = DockerLauncher(kind="docker", image="i", mounts=("./moe:/moe:ro",))
+    with pytest.raises(InputError, match=r"mount source '\./moe' does not exist"):
+        docker_argv(missing, tmp_path)
+    assert docker_argv(DockerLauncher(kind="docker", image="i", mounts=("./cache:/cache",)), tmp_path)
+    monkeypatch.setenv("DOCKER_HOST", "ssh://gb10")
+    assert docker_argv(missing, tmp_path), "what another machine has is not known here"
 
 
 def test_docker_secrets_travel_by_name(tmp_path):
