@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jsonschema
 import pytest
 from report_data import session
 from workflow_runner import GITHUB, Job, Runner, executable
@@ -68,6 +69,7 @@ def test_a_slower_server_turns_the_gate_red_from_measuring_to_the_joined_report(
     assert measured.outcomes["Kernels"] == "success", measured.output
     assert measured.outcomes["Serving"] == "failure"
     assert measured.outcomes["Keep results, report and logs"] == "success"
+    baseline = runner.workspace / ".perfgate/baselines/cpu/fake-model/fake/quick.json"
     (annotation,) = measured.commands()
     assert annotation.startswith(
         "::error file=.perfgate/baselines/cpu/fake-model/fake/quick.json,title=REGRESSION "
@@ -88,6 +90,10 @@ def test_a_slower_server_turns_the_gate_red_from_measuring_to_the_joined_report(
     assert list(kept.rglob("*.log"))
     assert 'name="perfgate.verdict" value="REGRESSION"' in (kept / "gate/serving.xml").read_text()
     assert (runner.place / "home/.perfgate/history.sqlite").exists()
+    for document, files in (("results", kept.glob("gate/results/*.json")), ("baseline", [baseline])):
+        schema = json.loads((GITHUB.parent / f"docs/schema/{document}.json").read_text())
+        for file in files:
+            jsonschema.validate(json.loads(file.read_text()), schema)
 
     write_results(runner.artifacts / "gate-gb10/gate/results", session(boots=1, runs=1, requests=2).results)
     joined = runner.job("gate.yml", "verdict", {"needs": {"measure": {"result": measured.result}}})
