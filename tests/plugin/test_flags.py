@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from conftest import REPOSITORY
+from tests.plugin.conftest import REPOSITORY
 
 SMALL = """
 [servers.small]

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from conftest import FAKE
+from tests.plugin.conftest import FAKE
 
 
 @contextlib.contextmanager
