@@ -82,6 +82,8 @@ class SettingChange:
     asked: bool
     """Whether the flags that were asked for differ in it."""
     versions: tuple[str | None, str | None] = (None, None)
+    beside: bool = False
+    """Whether the same release was given other flags, from which this may well follow."""
 
     def __str__(self) -> str:
         old, new = self.versions
@@ -89,6 +91,8 @@ class SettingChange:
             why = ASKED
         elif old and new and old != new:
             why = f"new default between vLLM {old} and {new}; {UNASKED}"
+        elif self.beside:
+            why = f"{UNASKED}, but beside other flags of the same release"
         else:
             why = UNASKED
         return f"{self.key.rpartition('.')[2]}: {_word(self.before)} → {_word(self.after)}, {why}"
@@ -104,9 +108,9 @@ def moved_settings(
 ) -> tuple[SettingChange, ...]:
     """What a later boot resolved differently, the settings nobody asked for first.
 
-    A key that only one side has is a setting that a release added or dropped; it counts only where its value says something (not null,
-    false, or empty). Where one side is known from its log alone, which tells less and in other sections, only settings that both name
-    are compared. Without settings on either side nothing is known, and nothing is said.
+    A key that only one side has is a setting that a release added or dropped. A change counts only where one of the values says
+    something (not null, false, auto, or empty). Where one side is known from its log alone, which tells less and in other sections,
+    only settings that both name are compared. Without settings on either side nothing is known, and nothing is said.
 
     Args:
         before: flat settings stored with the baseline.
@@ -127,10 +131,11 @@ def moved_settings(
             after=after.get(key),
             asked=_concerns(key, changed_flags),
             versions=versions,
+            beside=bool(changed_flags) and versions[0] is not None and versions[0] == versions[1],
         )
         for key in sorted({*before, *after})
         if before.get(key) != after.get(key)
-        and ((key in before and key in after) or _says_something(before.get(key, after.get(key))))
+        and (_says_something(before.get(key)) or _says_something(after.get(key)))
     ]
     both = {key for key in before if key in after}
     return tuple(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from perfgate.records import Baseline, BootRecord, Cell, Fingerprint, Measurement, Provenance, RunRecord
-from perfgate.server import Effect, ServerSpec, moved_defaults, moved_settings, settings_hash
+from perfgate.server import UNASKED, Effect, ServerSpec, moved_defaults, moved_settings, settings_hash
 from perfgate.server.api import parse_cache_config, parse_counters
 from perfgate.server.bootlog import BootLog, parse_boot_log
 from perfgate.server.flags import Evidence, flags_in_effect, stale_accepts
@@ -459,6 +459,21 @@ def test_moved_setting_of_the_same_release_is_not_called_a_new_default():
     """With one and the same release the change is only said not to be set."""
     (change,) = moved_settings({"a.b": 1}, {"a.b": 2}, versions=("0.32.0", "0.32.0"))
     assert str(change) == "b: 1 → 2, not set by you"
+
+
+def test_what_follows_from_a_flag_is_not_called_a_default():
+    """With one release and a changed flag, the other settings that moved follow it probably: said so, and not quoted first."""
+    changes = moved_settings(
+        {"s.max_num_seqs": 1024, "c.sizes": [1, 512]},
+        {"s.max_num_seqs": 4, "c.sizes": [1, 4]},
+        asked_after={"max-num-seqs": 4},
+        versions=("0.25.1", "0.25.1"),
+    )
+    assert [str(change) for change in changes] == [
+        "sizes: [1, 512] → [1, 4], not set by you, but beside other flags of the same release",
+        "max_num_seqs: 1024 → 4, set by you",
+    ]
+    assert not str(changes[0]).endswith(UNASKED)
 
 
 def test_negated_flag_concerns_its_setting():
