@@ -177,7 +177,6 @@ def emulated(gpu: GpuSpec) -> dict[str, Any]:
         "capability": gpu.capability,
         "sms": gpu.sms,
         "shared_memory_per_block": gpu.shared_memory_per_block,
-        "l2_bytes": gpu.l2_bytes,
         "memory_gib": gpu.memory_gib,
     }
     missing = [name for name, value in needed.items() if value is None]
@@ -187,7 +186,7 @@ def emulated(gpu: GpuSpec) -> dict[str, Any]:
             remedy="Choose a GPU of fixtures/gpus.toml that has them (gb10, rtx5090, h100, …), or add them to its entry.",
         )
     return {
-        "name": gpu.device_name or gpu.name,
+        "name": gpu.device_name or next(iter(gpu.product_names), gpu.name),
         "capability": list(gpu.capability or ()),
         "multiprocessors": gpu.sms,
         "shared_memory": gpu.shared_memory_per_block,

@@ -33,14 +33,15 @@ DEVICES = 8
 class EmulatedGpu:
     """What vLLM and Triton can ask about one GPU.
 
-    Sizes are in bytes; `capability` is (major, minor).
+    Sizes are in bytes; `capability` is (major, minor). No key depends on the L2 cache so far; where its size is not given, whoever asks for
+    it fails, and the cell is undetermined.
     """
 
     name: str
     capability: tuple[int, int]
     multiprocessors: int
     shared_memory: int
-    l2_cache: int
+    l2_cache: int | None
     memory: int
 
 
@@ -73,7 +74,6 @@ def _emulate_torch(gpu: EmulatedGpu) -> None:
         shared_memory_per_block=49152,
         shared_memory_per_block_optin=gpu.shared_memory,
         shared_memory_per_multiprocessor=gpu.shared_memory + 1024,
-        L2_cache_size=gpu.l2_cache,
         warp_size=32,
         max_threads_per_multi_processor=1536 if gpu.capability[0] == 12 else 2048,
         regs_per_multiprocessor=65536,
@@ -82,6 +82,9 @@ def _emulate_torch(gpu: EmulatedGpu) -> None:
         gcnArchName="",
         uuid="00000000-0000-0000-0000-000000000000",
     )
+
+    if gpu.l2_cache is not None:
+        properties.L2_cache_size = gpu.l2_cache
 
     def nothing(*_args: Any, **_kwargs: Any) -> None:
         return None

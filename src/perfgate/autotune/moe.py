@@ -64,8 +64,15 @@ def tuned_configs(
     """Answer for every question, in order; the name is computed by vLLM's own function under the emulated GPU.
 
     Raises:
+        InputError: a GPU's entry does not have the name that the files are named after.
         CoverageError: this vLLM has no such function.
     """
+    for gpu in (question.gpu for question in questions if moe_shape(question) is not None):
+        if gpu.device_name is None and not gpu.product_names:
+            raise InputError(
+                f"GPU {gpu.name!r} has no device_name, after which tuned MoE configurations are named",
+                remedy='Give its entry the name that CUDA reports: device_name = "NVIDIA GeForce RTX 4090".',
+            )
     answers: dict[int, MoeAnswer] = {}
     asked: dict[str, list[int]] = {}
     for index, question in enumerate(questions):

@@ -259,6 +259,20 @@ def test_every_catalogued_gpu_can_be_emulated_but_cpu() -> None:
         emulated(question(gpu="cpu").gpu)
 
 
+def test_a_gpu_needs_no_more_than_the_page_on_adding_one_says() -> None:
+    """Capability, multiprocessors, shared memory and memory are enough to emulate a GPU; each that is missing is named."""
+    needed: dict[str, Any] = {
+        "capability": (8, 9),
+        "sms": 128,
+        "shared_memory_per_block": 101376,
+        "memory_gib": 24,
+    }
+    assert emulated(GpuSpec(name="rtx4090", **needed))["l2_cache"] is None
+    for name in needed:
+        with pytest.raises(InputError, match=f"has no {name}"):
+            emulated(GpuSpec(name="rtx4090", **{other: needed[other] for other in needed if other != name}))
+
+
 def test_the_matrix_marks_every_cell() -> None:
     """Covered, missed with its count, and undetermined with its reason are told apart at a glance."""
     key = launch()

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from perfgate.autotune.coverage import Question
-from perfgate.autotune.moe import MoeAnswer, disagreement, moe_in_log, moe_shape
+from perfgate.autotune.moe import MoeAnswer, disagreement, moe_in_log, moe_shape, tuned_configs
 from perfgate.catalogue import load_catalogue
+from perfgate.errors import InputError
 from perfgate.targets import GpuSpec, ModelSpec
 
 FILE = "E=256,N=512,device_name=NVIDIA_GB10,dtype=fp8_w8a8,block_shape=[128,128].json"
@@ -37,6 +38,14 @@ def test_the_shape_is_that_of_one_rank() -> None:
         "dtype": "fp8_w8a8",
         "block_shape": [128, 128],
     }
+
+
+def test_a_gpu_without_a_name_has_no_files() -> None:
+    """The file is named after what CUDA calls the GPU; under an entry's own name "not shipped" would be a guess."""
+    gpu = GpuSpec(name="mine", capability=(8, 9), sms=1, shared_memory_per_block=1, memory_gib=1)
+    model = load_catalogue("models")["qwen3.5-35b-a3b"].parse(ModelSpec)
+    with pytest.raises(InputError, match="'mine' has no device_name"):
+        tuned_configs([Question(gpu=gpu, model=model)])
 
 
 def test_the_log_names_used_and_missing_files() -> None:
