@@ -154,9 +154,14 @@ class _Reader:
         if not self.complete:
             self._framed = False
 
-    def on_header(self, name: bytes, _: bytes) -> None:
-        if name.lower() in (b"content-length", b"transfer-encoding") and not self.complete:
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self.complete:
+            return
+        name = name.lower()
+        if name in (b"content-length", b"transfer-encoding"):
             self._framed = True
+        elif name == b"content-encoding" and value.strip().lower() != b"identity":
+            self._fail("protocol", f"Content-Encoding {_excerpt(value)}, which was not asked for")
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()

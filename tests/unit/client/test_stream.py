@@ -132,6 +132,10 @@ BAD = [
     (http(b"data: " + b"x" * (MAX_LINE + 1)), "oversized", "line"),
     (http(b"data: x\n" * (MAX_LINE // 2 + 1)), "oversized", "event of more than"),
     (b"SSH-2.0-OpenSSH_9.6\r\n", "protocol", "not HTTP"),
+    (http(GOOD).replace(b"\r\n", b"\r\nContent-Encoding: gzip\r\n", 1), "protocol", "Content-Encoding gzip"),
+    (http(GOOD).replace(b"\r\n", b"\r\nContent-Length: 5\r\n", 1), "protocol", "Content-Length"),
+    (b"HTTP/1.1 307 Elsewhere\r\nLocation: /x\r\nContent-Length: 0\r\n\r\n", "http_error", "HTTP 307"),
+    (b"HTTP/1.1 204 No Content\r\n\r\n", "http_error", "HTTP 204"),
     (http(GOOD).replace(b"\r\n\r\n", b"\r\n\r\nzz\r\n", 1), "protocol", "not HTTP"),
     (b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 20_000, "protocol", "head"),
     (b"HTTP/1.1 101 Switching\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n\r\n", "protocol", "switched"),
@@ -146,6 +150,23 @@ def test_every_kind_of_bad_answer_is_counted_as_what_it_is(raw, outcome, words):
     reading = read(recording(raw))
     assert reading.outcome == outcome
     assert words in reading.detail
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        http(GOOD, chunk=40).replace(b"\r\ndata", b";name=value\r\ndata"),
+        http(GOOD)[:-2] + b"X-Trailer: 1\r\n\r\n",
+        http(GOOD).replace(b"Transfer-Encoding: chunked", b"transfer-encoding: Chunked"),
+        b"HTTP/1.0 200 OK\r\nContent-Type: text/event-stream\r\n\r\n" + GOOD,
+        b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" + http(GOOD),
+        http(GOOD).replace(b"\r\n", b"\r\nContent-Encoding: identity\r\n", 1),
+    ],
+    ids=["extensions", "trailers", "case", "http-1.0", "early hints", "identity"],
+)
+def test_rare_but_sound_http_is_read(raw):
+    """Chunk extensions, trailers, other spellings, HTTP/1.0 and early hints change nothing of what the response says."""
+    assert summary(read(recording(raw))) == ("ok", 3, 7, 3)
 
 
 def test_an_interim_response_is_not_the_response():
