@@ -1,6 +1,8 @@
 """What the server's counters say about a verdict."""
 
+import json
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +14,7 @@ from perfgate.experiment.sampling import Sampler, gauges
 from perfgate.records import BootRecord, Cell, CellVerdict, MetricVerdict, Outcome, RunRecord
 from perfgate.server import ServerSpec
 
+REAL = Path(__file__).parents[1] / "data" / "h100-0.25.1-diagnosis.json"
 CELL = Cell(gpu="g", model="m", server="s", workload="w")
 
 
@@ -149,6 +152,40 @@ def test_autotuning_that_was_none_before_is_said():
     assert (
         diagnose(passed, cold, warm) == diagnose(passed, boots(), cold) == diagnose(passed, warm, warm) == []
     )
+
+
+@pytest.mark.parametrize(
+    ("case", "ttft", "tpot"),
+    [
+        ("max-num-seqs=4", ": mostly queueing (", "with smaller batches (15.9 → 4.0 sequences a step)"),
+        (
+            "small-tiles",
+            ": mostly prefill (",
+            "at the same batch size (15.9 → 15.9 sequences a step): each step takes another time",
+        ),
+    ],
+)
+def test_causes_that_are_known_are_found_in_the_counters_of_a_real_gpu(case, ttft, tpot):
+    """On an H100 four slots for sixteen streams made them queue, and small MoE tiles made every step and so every prefill longer."""
+    made = {
+        side: [BootRecord(id="b", runs=tuple(RunRecord.model_validate(run) for run in runs))]
+        for side, runs in json.loads(REAL.read_text())[case].items()
+    }
+    means = {
+        side: {name: boot.runs[0].metrics[name] for boot in boots for name in boot.runs[0].metrics}
+        for side, boots in made.items()
+    }
+    moved = [
+        MetricVerdict(
+            metric=name, outcome=Outcome.REGRESSION, change=means["now"][name] / before - 1, tolerance=0.02
+        )
+        for name, before in means["before"].items()
+    ]
+    judged = CellVerdict(cell=CELL, outcome=Outcome.REGRESSION, metrics=tuple(moved))
+    first, second, third = diagnose(judged, made["before"], made["now"])
+    assert ttft in first
+    assert tpot in second
+    assert third == "KV peak 0%, 0 preemptions: more KV memory cannot help"
 
 
 @pytest.mark.parametrize(
