@@ -258,3 +258,15 @@ def test_unknown_short_form_is_no_flag():
     """A short form that vLLM does not have is refused, with how to write a flag."""
     with pytest.raises(InputError, match="'-zz=1' is not a vLLM flag"):
         ServerSpec(name="s").with_changes(["-zz=1"])
+
+
+def test_inherited_acceptance_can_be_taken_away(tmp_path):
+    """An entry that extends another one removes its acceptance with false, as it does a flag."""
+    file = tmp_path / "perfgate.toml"
+    file.write_text(
+        '[servers.old]\naccepts = { mamba-cache-mode = "forced", VLLM_X = "known" }\n'
+        '[servers.new]\nextends = "old"\naccepts = { mamba-cache-mode = false }\n'
+    )
+    assert load_catalogue("servers", user_files=[file])["new"].parse(ServerSpec).accepts == {
+        "VLLM_X": "known"
+    }
