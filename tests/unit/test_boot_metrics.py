@@ -4,11 +4,15 @@ from pathlib import Path
 
 import pytest
 
+from perfgate.experiment.confirm import Measured, computed_verdicts
 from perfgate.metrics import METRICS
-from perfgate.records import Outcome
-from perfgate.server import usage_per_token
+from perfgate.records import BootRecord, Cell, Fingerprint, Measurement, Outcome, RunRecord
+from perfgate.selection import Target
+from perfgate.server import ServerSpec, usage_per_token
 from perfgate.server.bootlog import parse_boot_log
+from perfgate.targets import GpuSpec, ModelSpec
 from perfgate.verdict import judge_metric
+from perfgate.workload import WorkloadSpec
 
 DATA = Path(__file__).parent / "server" / "data"
 KV = METRICS["kv_cache_tokens"]
@@ -65,3 +69,30 @@ def test_usage_per_token_is_a_difference_over_tokens():
     }
     assert usage_per_token({"cpu_s": 10.0}, {"cpu_s": 14.0}, 0) == {}
     assert usage_per_token({"cpu_s": 10.0}, {"cpu_s": 9.0}, 5) == {}
+
+
+def test_an_ab_judges_the_sizes_of_its_boots():
+    """Two sides whose KV cache differs by 5% are a REGRESSION of KV tokens, equal graph memory passes, and timed phases are not judged."""
+    cell = Cell(gpu="g", model="m", server="s", workload="w")
+    target = Target(
+        cell=cell,
+        gpu=GpuSpec(name="g"),
+        model=ModelSpec(name="m", id="m"),
+        server=ServerSpec(name="s"),
+        workload=WorkloadSpec(name="w", input_len=1, output_len=1, concurrency=1, num_prompts=1),
+    )
+
+    def side(tokens):
+        metrics = {"kv_cache_tokens": tokens, "graph_memory_gib": 0.5, "ready_s": 50.0}
+        runs = (RunRecord(metrics={"mean_ttft_ms": 1.0}),)
+        made = tuple(BootRecord(id=str(number), metrics=metrics, runs=runs) for number in range(3))
+        return {"w": Measurement(cell=cell, fingerprint=Fingerprint(), server={}, workload={}, boots=made)}
+
+    verdicts = computed_verdicts(Measured(old=side(474_144.0), new=side(450_437.0)), target)
+    assert {verdict.metric: verdict.outcome for verdict in verdicts} == {
+        "kv_cache_tokens": Outcome.REGRESSION,
+        "graph_memory_gib": Outcome.PASS,
+    }
+    kv = next(verdict for verdict in verdicts if verdict.metric == "kv_cache_tokens")
+    assert kv.primary
+    assert kv.change == pytest.approx(-0.05, abs=0.001)
