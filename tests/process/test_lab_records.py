@@ -2,6 +2,7 @@
 
 import itertools
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from perfgate.records import Baseline, Cell, Outcome, Provenance
 from perfgate.selection import Target
 from perfgate.server import RunningServer, ServerSpec
 from perfgate.targets import GpuSpec, ModelSpec
+from perfgate.verdict import invalidity
 from perfgate.workload import WorkloadSpec
 
 FAKE = Path(__file__).parents[1] / "fakevllm"
@@ -67,6 +69,19 @@ def test_boot_and_run_carry_probes_usage_and_versions(measure):
     # The fake has no configuration page: its settings are unknown, and have no hash.
     assert boot.settings == {}
     assert measurement.fingerprint.settings_hash is None
+
+
+def test_a_server_that_dies_under_load_is_the_first_reason(scripted, tmp_path, monkeypatch):
+    """The run's first reason is the server's end with the exception in its log; the requests that failed of it come after."""
+    monkeypatch.setattr("perfgate.lease.lease_directory", lambda: tmp_path / "leases")
+    dying = replace(scripted, server=scripted.server.model_copy(update={"args": {"fake-die-after": 10}}))
+    with Lab(LabSettings(root=tmp_path, directory=tmp_path, devices=("cpu",))) as lab:
+        (boot,) = lab.measure([dying], replicates=1)["quick"].boots
+    first, *others = boot.runs[0].invalid
+    assert "the API server" in first
+    assert "ended with exit status 9\ncause: RuntimeError: end\nlast lines of" in first
+    assert any("of 40 requests" in other for other in others)
+    assert "cause: RuntimeError: end" in invalidity([boot])
 
 
 def test_compilation_while_measuring_makes_the_run_invalid(measure, monkeypatch):

@@ -85,7 +85,7 @@ class Runner:
             if compiled:
                 reasons.append(f"compiled or autotuned while measuring: {', '.join(compiled)}")
         except ServerError as error:
-            reasons.append(error.message)
+            reasons.insert(0, error.message)  # that requests failed follows from it
         record = run_record(
             timings,
             workload,

@@ -17,7 +17,7 @@ from perfgate.effects import FlagReport
 from perfgate.environment import gpu_energy_j, probe
 from perfgate.errors import IdentityError, ServerDiedError, ServerError
 from perfgate.server.api import ServerApi, parse_cache_config, parse_counters
-from perfgate.server.bootlog import BootLog, compile_events, parse_boot_log
+from perfgate.server.bootlog import BootLog, compile_events, failure_cause, parse_boot_log
 from perfgate.server.flags import Evidence, flags_in_effect
 from perfgate.server.launch import container_pids
 from perfgate.server.logtail import ServerLog
@@ -279,8 +279,11 @@ class RunningServer:
             self.process.stop()
 
     def _with_log(self, what: str) -> str:
-        excerpt = f"\n{self.log.excerpt()}" if self.log is not None else ""
-        return f"server {self.spec.name!r}, boot {self.boot_id}: {what}{excerpt}"
+        if self.log is None:
+            return f"server {self.spec.name!r}, boot {self.boot_id}: {what}"
+        cause = failure_cause(self.log.text())
+        why = f"\ncause: {cause.line}" if cause is not None else ""
+        return f"server {self.spec.name!r}, boot {self.boot_id}: {what}{why}\n{self.log.excerpt()}"
 
 
 def engine_processes(tree: tuple[Family, ...], server_pid: int | None) -> tuple[Family, ...]:

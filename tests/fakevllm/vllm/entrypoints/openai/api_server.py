@@ -145,6 +145,7 @@ class Handler(BaseHTTPRequestHandler):
                 due = begun + state.ttft_s + index * state.tpot_s
                 time.sleep(max(0.0, due - time.perf_counter()))
                 if options.fake_die_after and number >= options.fake_die_after:
+                    print("(EngineCore pid=1) ERROR 01-01 00:00:00 [core.py:1] RuntimeError: end", flush=True)
                     os._exit(9)
                 finish = "length" if index == tokens - 1 else None
                 choice = {"index": 0, "text": f" t{index}", "logprobs": None, "finish_reason": finish}
