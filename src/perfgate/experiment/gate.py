@@ -154,8 +154,13 @@ class Gate:
 
 def moved_notes(moved: Sequence[SettingChange]) -> list[str]:
     """What the servers resolved differently, as lines of a report; the unasked first, and not without end."""
-    lines = [str(change) for change in moved[:LISTED]]
-    return [*lines, f"{len(moved) - LISTED} more settings moved"] if len(moved) > LISTED else lines
+    lines = []
+    for asked, words in ((False, "that you did not set"), (True, "that you set")):
+        changes = [str(change) for change in moved if change.asked is asked]
+        lines += changes[:LISTED]
+        if len(changes) > LISTED:
+            lines.append(f"{len(changes) - LISTED} more settings moved {words}")
+    return lines
 
 
 def quoting_moved(verdict: CellVerdict) -> CellVerdict:

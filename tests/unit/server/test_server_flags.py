@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from perfgate.experiment.gate import moved_notes
 from perfgate.records import Baseline, BootRecord, Cell, Fingerprint, Measurement, Provenance, RunRecord
 from perfgate.server import UNASKED, Effect, ServerSpec, moved_defaults, moved_settings, settings_hash
 from perfgate.server.api import parse_cache_config, parse_counters
@@ -459,6 +460,23 @@ def test_moved_setting_of_the_same_release_is_not_called_a_new_default():
     """With one and the same release the change is only said not to be set."""
     (change,) = moved_settings({"a.b": 1}, {"a.b": 2}, versions=("0.32.0", "0.32.0"))
     assert str(change) == "b: 1 → 2, not set by you"
+
+
+def test_many_moved_defaults_do_not_hide_what_was_set():
+    """Of many settings a dozen that nobody set are listed and the rest counted; those that were set are listed after them."""
+    before, after = lasting(page_of("0.28.0")), lasting(page_of("0.32.0"))
+    moved = moved_settings(
+        before,
+        {**after, "scheduler_config.max_num_seqs": 1},
+        asked_before={"max-num-seqs": 16},
+        asked_after={"max-num-seqs": 1},
+        versions=("0.28.0", "0.32.0"),
+    )
+    lines = moved_notes(moved)
+    assert lines[0].startswith(
+        "mamba_ssm_cache_dtype: auto → float32, new default between vLLM 0.28.0 and 0.32.0"
+    )
+    assert lines[12:] == ["2 more settings moved that you did not set", "max_num_seqs: 16 → 1, set by you"]
 
 
 def test_what_follows_from_a_flag_is_not_called_a_default():
