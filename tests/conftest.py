@@ -1,6 +1,7 @@
 """In which order the tests of perfgate itself run, and what they may take."""
 
 import contextlib
+import os
 
 import pytest
 
@@ -10,6 +11,13 @@ with contextlib.suppress(ImportError):  # tests/serving, tests/kernels and tests
     # How long an example takes says how busy the machine is: servers boot beside these tests.
     settings.register_profile("perfgate", deadline=None)
     settings.load_profile("perfgate")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A worker of xdist is told the size of a terminal, by which tables are laid out; without one they are as they are in a file."""
+    if hasattr(config, "workerinput"):
+        os.environ.pop("COLUMNS", None)
+        os.environ.pop("LINES", None)
 
 
 @pytest.hookimpl(tryfirst=True)
