@@ -22,5 +22,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that judge what they measure come last: with ``-n`` every other worker has run out of tests by then."""
-    items.sort(key=lambda item: item.get_closest_marker("alone") is not None)
+    """Real servers that are only controlled come first, beside tests of kernels, which time nothing.
+
+    Tests that judge what they measure come last: with ``-n`` every other worker has run out of tests by then.
+    """
+
+    def place(item: pytest.Item) -> int:
+        if item.get_closest_marker("alone") is not None:
+            return 2
+        return 0 if item.get_closest_marker("e2e") is not None else 1
+
+    items.sort(key=place)
