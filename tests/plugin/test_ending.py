@@ -2,9 +2,11 @@
 
 import contextlib
 import getpass
+import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import psutil
@@ -134,7 +136,7 @@ def test_no_server_is_left_ten_seconds_after_sigkill_of_pytest(project, spread):
 
 
 def test_waiting_for_a_device_is_said(project):
-    """While another suite holds the device, a session says that it waits, also where no terminal shows its progress."""
+    """While another suite holds the device, a session says at once that it waits, also into a pipe."""
     with lease_devices(("cpu",), 1, directory=project.path / "tmp" / f"perfgate-leases-{getpass.getuser()}"):
         suite = subprocess.Popen(
             [sys.executable, "-m", "pytest", "-m", "serving", "-p", "no:cacheprovider", "--replicates", "1"],
@@ -142,8 +144,14 @@ def test_waiting_for_a_device_is_said(project):
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
         )
-        line = next(line for line in suite.stdout if line.startswith("perfgate: waiting"))
+        limit = threading.Timer(60, suite.kill)
+        limit.start()
+        line = next(
+            (line for line in suite.stdout if line.startswith("perfgate: waiting")), "nothing in 60 s"
+        )
+        limit.cancel()
         assert line.strip() == "perfgate: waiting for a device: cpu in use by another suite"
         assert not vllm_below(suite.pid)
     output, _ = suite.communicate(timeout=60)

@@ -33,7 +33,7 @@ def announce(config: pytest.Config) -> Callable[[str], None]:
 
     def show(words: str) -> None:
         with capture.global_and_fixture_disabled():
-            writer.line()
-            writer.line(f"perfgate: {plain(words)}")
+            # At once: into a file or a pipe a line would otherwise come out when it is too late to act on it.
+            writer.write(f"\nperfgate: {plain(words)}\n", flush=True)
 
     return show
