@@ -11,7 +11,15 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 from tests.plugin.conftest import FAKE
+
+
+def listens(port: int) -> bool:
+    """Whether something on this machine accepts connections there."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 @contextlib.contextmanager
@@ -26,11 +34,14 @@ def running_fake(tpot_ms: float) -> Iterator[int]:
         [*command, *options], env={**os.environ, "PYTHONPATH": str(FAKE)}, stdout=subprocess.DEVNULL
     ) as server:
         deadline = time.monotonic() + 30
-        while socket.socket().connect_ex(("127.0.0.1", port)):
-            assert server.poll() is None
-            assert time.monotonic() < deadline
-        yield port
-        server.kill()
+        try:
+            while not listens(port):
+                assert time.monotonic() < deadline
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    pytest.fail(f"it ended with status {server.wait(0.05)}")
+            yield port
+        finally:
+            server.kill()
 
 
 def test_without_baseline_fails_and_says_how_to_record(project):
