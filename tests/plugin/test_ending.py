@@ -14,6 +14,9 @@ import pytest
 
 from perfgate.lease import lease_devices
 
+# What a script starts in the background ignores SIGINT, and so would everything below it.
+FOREGROUND = "import signal, sys, pytest; signal.signal(signal.SIGINT, signal.default_int_handler); sys.exit(pytest.console_main())"
+
 WATCHING = """
 import psutil
 
@@ -73,7 +76,7 @@ def test_sigterm_ends_the_session_like_ctrl_c(project):
 
 def test_ctrl_c_in_an_ab_keeps_the_boots_that_were_made(project):
     """After Ctrl-C in the second pair both boots of the first are in the results, each on its side, and no server is left."""
-    command = [sys.executable, "-m", "pytest", "-m", "serving", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-c", FOREGROUND, "-m", "serving", "-p", "no:cacheprovider"]
     suite = subprocess.Popen(
         [*command, "--server", "slow", "--against-server", "fake"],
         cwd=project.path,
@@ -94,7 +97,8 @@ def test_ctrl_c_in_an_ab_keeps_the_boots_that_were_made(project):
     suite.send_signal(signal.SIGINT)
     output, _ = suite.communicate(timeout=60)
     assert suite.returncode == pytest.ExitCode.INTERRUPTED, said + output
-    assert not [server for server in servers if server.is_running()]
+    _, left = psutil.wait_procs(servers, timeout=10)
+    assert not left, [(server.cmdline(), server.status()) for server in left]
     old, new = project.session()["measurements"]
     assert (old["side"], old["server"]["name"], len(old["boots"])) == ("old", "fake", 1)
     assert (new.get("side", "now"), new["server"]["name"], len(new["boots"])) == ("now", "slow", 1)
