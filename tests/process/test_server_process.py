@@ -132,6 +132,16 @@ def test_killed_engine_is_noticed_while_the_api_server_answers(spec, model, tmp_
             server.assert_alive()
 
 
+def test_server_shares_the_session_but_not_the_terminal(spec, model, tmp_path, boot_id):
+    """The kernel shares the processor between sessions first, and would starve the client: the server is in ours, out of reach of Ctrl-C."""
+    with boot(spec(), model=model, log_dir=tmp_path, boot_id=boot_id) as server:
+        members = server.process.tree()
+        assert len(members) == 2
+        for member in members:
+            assert os.getsid(member.pid) == os.getsid(0)
+            assert os.getpgid(member.pid) != os.getpgid(0)
+
+
 def test_processes_that_left_session_and_parent_are_ended(spec, model, tmp_path, boot_id):
     """A daemon that forked twice, left the session and ignores SIGTERM is found and killed."""
     with boot(spec("daemon"), model=model, log_dir=tmp_path, boot_id=boot_id) as server:

@@ -75,10 +75,13 @@ class Alarm:
 class Heartbeat:
     """Measures how late the loop runs what is ready, and gives its owner a regular turn.
 
+    Every time that a beat was due at has its lateness in ``lags``, in ns, also those that passed while the loop was busy: what is ready
+    at any moment waits as long, on average, as the mean of all of them. Counting each stop of the loop once would hide the longest.
+
     Args:
         loop: the loop to measure.
-        period_ns: time between beats; beats missed while the loop was busy are not made up for, their lateness says it.
-        turn: called at each beat with the time, after its lateness was noted.
+        period_ns: time between beats.
+        turn: called with the time, once for all beats that were due, after their lateness was noted.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, period_ns: int, turn: Callable[[int], None]) -> None:
@@ -95,9 +98,9 @@ class Heartbeat:
 
     def _beat(self) -> None:
         now = now_ns()
-        self.lags.append(now - self._due)
+        late = now - self._due
+        self.lags.extend(range(late, -1, -self._period))
         self._turn(now)
         # From the time planned, not from now: sampling must not fall into step with the load.
-        missed = (now - self._due) // self._period
-        self._due += (missed + 1) * self._period
+        self._due += (late // self._period + 1) * self._period
         self._alarm.set(self._due)

@@ -174,7 +174,7 @@ def _workers(count: int) -> Iterator[list[_Worker]]:
                 [sys.executable, "-P", "-m", "perfgate.client.worker"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                start_new_session=True,  # Ctrl-C is for the parent, which ends them
+                process_group=0,  # Ctrl-C is for the parent, which ends them; a session would share the processor apart
             )
             workers.append(_Worker(process))
         yield workers
