@@ -37,6 +37,9 @@ WRITTEN = pytest.StashKey[Path | str]()
 PAGE = pytest.StashKey[list[str]]()
 """Where the HTML page is, and what is missing from it; and why page, history or job summary could not be written."""
 
+SHORT = pytest.StashKey[str]()
+"""A test's failure in one line, for pytest's short summary and the message of JUnit: its table stands above and at the end."""
+
 WAITING = pytest.StashKey[set[str]]()
 """Tests of a server that have not run yet."""
 
@@ -153,6 +156,9 @@ def pytest_runtest_makereport(
             # Load on a server that is not what was asked for would measure something else.
             reason = f"{item.name} failed, so no load was spent on this server"
             suite_of(item.config).refuse(target.cell.server, reason)
+    crash = getattr(report.longrepr, "reprcrash", None)
+    if call.when == "call" and report.failed and crash is not None and SHORT in item.stash:
+        crash.message = item.stash[SHORT]
     if call.when == "call" and verdicts:
         from perfgate.records import plain
 
@@ -347,6 +353,7 @@ def settle(request: pytest.FixtureRequest, settled: Settled) -> None:
         return
     if verdict.outcome in UNDECIDED and not request.config.getoption("--strict-verdicts"):
         pytest.skip(f"{verdict.outcome}: {visible(verdict.reason)}")
+    item.stash[SHORT] = visible(f"{verdict.outcome}: {verdict.reason}".partition("\n")[0])
     pytest.fail(terminal.table([verdict], width=FAILURE_WIDTH, colour=False), pytrace=False)
 
 

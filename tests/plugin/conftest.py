@@ -79,6 +79,9 @@ num_prompts = 8
 """
 
 
+SPREAD = pytest.mark.parametrize("spread", [(), ("-n", "1")], ids=["one process", "xdist"])
+"""For what must not depend on whether tests are handed out to other processes."""
+
 KEPT = pytest.StashKey[dict[str, bytes]]()
 
 
@@ -132,7 +135,8 @@ def project(pytester, monkeypatch) -> Project:
     # Leases are kept in the temporary folder: these servers are fakes and wait for nobody's.
     (pytester.path / "tmp").mkdir()
     monkeypatch.setenv("TMPDIR", str(pytester.path / "tmp"))
-    for variable in ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY", "PYTEST_ADDOPTS"):
+    # On a CI pytest itself prints more.
+    for variable in ("CI", "BUILD_NUMBER", "GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY", "PYTEST_ADDOPTS"):
         monkeypatch.delenv(variable, raising=False)
     return Project(pytester)
 

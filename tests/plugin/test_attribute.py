@@ -4,6 +4,8 @@ import sys
 
 import pytest
 
+from tests.plugin.conftest import SPREAD
+
 CHANGES = ("--vllm-arg=--enforce-eager", "--vllm-arg=--fake-noise=0.011", "--env=ONE=1", "--env=TWO=2")
 """Four changes that do nothing to the fake's times."""
 
@@ -71,9 +73,10 @@ def test_a_moved_default_of_a_new_version_is_pinned_back(project):
     }
 
 
-def test_no_slowdown_names_nothing_and_boots_nothing_more(project):
+@SPREAD
+def test_no_slowdown_names_nothing_and_boots_nothing_more(project, spread):
     """Where the A/B confirms no slowdown, no setting is named and the search makes no boot."""
-    result = project.pytest("--attribute", *CHANGES)
+    result = project.pytest("--attribute", *CHANGES, *spread)
     assert result.parseoutcomes().get("failed", 0) == 0
     result.stdout.fnmatch_lines(
         ["*attribution of *: no setting is named: no slowdown is confirmed (6 boots)"]

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from tests.plugin.conftest import REPOSITORY
+from tests.plugin.conftest import REPOSITORY, SPREAD
 
 CLAIMS = """
 [claims.slow-is-slow]
@@ -81,9 +81,10 @@ def test_every_answer_has_its_outcome(claiming):
     assert "".join(side for _, side in order) == "ABBAAB"
 
 
-def test_strict_claims_fail_where_they_do_not_hold(claiming):
+@SPREAD
+def test_strict_claims_fail_where_they_do_not_hold(claiming, spread):
     """--strict-claims turns "does not hold" into a failure with the table; a side that does not boot fails in any case."""
-    result = run(claiming, "slow-is-fast or does-not-boot", "--strict-claims")
+    result = run(claiming, "slow-is-fast or does-not-boot", "--strict-claims", *spread)
     assert result.parseoutcomes()["failed"] == 2
     result.stdout.fnmatch_lines(
         ["*Three times the TPOT is faster*", "does not hold here: mean TPOT under single*"]

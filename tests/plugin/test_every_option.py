@@ -6,11 +6,7 @@ import sqlite3
 import sys
 import xml.etree.ElementTree as ET
 
-import pytest
-
-from tests.plugin.conftest import CATALOGUE, FAKE, REPOSITORY
-
-SPREAD = pytest.mark.parametrize("spread", [(), ("-n", "1")], ids=["one process", "xdist"])
+from tests.plugin.conftest import CATALOGUE, FAKE, REPOSITORY, SPREAD
 
 
 @SPREAD
@@ -124,6 +120,24 @@ def test_another_side(project, spread):
     assert (old["cell"]["server"], old["server"]["args"].get("fake-tpot-ms")) == ("slow", None)
     assert new["server"]["args"]["fake-tpot-ms"] == 6.0
     assert [len(one["boots"]) for one in (old, new)] == [2, 2]
+    assert not (project.path / ".perfgate/baselines").exists()
+
+
+@SPREAD
+def test_another_python(project, spread):
+    """--against measures the server under that Python as the old side and under its own as the new one, and stores nothing."""
+    old = project.path / "old-python"
+    old.write_text(f'#!/bin/sh\nFAKE_RELEASE=old exec "{sys.executable}" "$@"\n')
+    old.chmod(0o755)
+    side = ("--against", str(old), "--workload", "single", "--replicates", "2")
+    project.pytest(*spread, *side, FAKE_RELEASE="new")
+    (verdict,) = project.session()["verdicts"]
+    (tpot,) = [metric for metric in verdict["metrics"] if metric["metric"] == "mean_tpot_ms"]
+    assert tpot["change"] > 0.5
+    before, after = project.session()["measurements"]
+    assert before["server"]["launcher"]["python"] == str(old)
+    assert after["server"]["launcher"] != before["server"]["launcher"]
+    assert [len(one["boots"]) for one in (before, after)] == [2, 2]
     assert not (project.path / ".perfgate/baselines").exists()
 
 

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from tests.plugin.conftest import REPOSITORY
+from tests.plugin.conftest import REPOSITORY, SPREAD
 
 CHANGES = """
 [changes.half]
@@ -37,10 +37,12 @@ def changing(project):
     return project
 
 
-def test_a_kernel_and_its_serving_are_measured_and_connected(changing):
+@SPREAD
+def test_a_kernel_and_its_serving_are_measured_and_connected(changing, spread):
     """Both levels of one change: the kernel at the one token of a decode step, Amdahl's promise, and the TPOT that it keeps."""
-    result = changing.pytest("-m", "kernels", "-p", "benchmark", "--kernel-change", "half")
-    result.assert_outcomes(passed=1, deselected=1)
+    result = changing.pytest("-m", "kernels", "-p", "benchmark", "--kernel-change", "half", *spread)
+    outcomes = result.parseoutcomes()
+    assert (outcomes["passed"], outcomes.get("failed", 0)) == (1, 0)
     result.stdout.fnmatch_lines(["half on cpu:*", "*1 *200?.? µs *40?.? µs *"])
     result.stdout.re_match_lines(
         [r"single +mean TPOT .* 8\d\.\d% .* -6\d\.\d% .* -6\d\.\d% .*reaches serving$"]

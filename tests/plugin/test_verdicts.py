@@ -4,10 +4,12 @@ import contextlib
 import json
 import os
 import platform
+import re
 import socket
 import subprocess
 import sys
 import time
+import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -81,6 +83,23 @@ def test_slower_server_is_a_regression(recorded):
     )
     (tpot,) = [metric for metric in verdict["metrics"] if metric["metric"] == "mean_tpot_ms"]
     assert tpot["lower"] > 1.0
+
+
+@pytest.mark.parametrize("where", [{"COLUMNS": "200"}, {"CI": "true"}], ids=["terminal", "CI"])
+def test_a_failure_is_one_line_in_the_short_summary(recorded, where):
+    """The short summary and the message in JUnit name verdict and reason; where pytest prints messages whole, on a CI, not the table again."""
+    result = recorded.pytest(
+        "--vllm-arg=--fake-short-output=1", "--replicates", "1", "--junit-xml", "junit.xml", **where
+    )
+    lines = result.outlines
+    start = next(number for number, line in enumerate(lines) if " short test summary info " in line)
+    failed, ended = lines[start + 1 :]
+    assert re.match(r"FAILED \S+ - INVALID: \w+", failed)
+    assert ended.startswith("==")
+    (failure,) = ET.parse(recorded.path / "junit.xml").getroot().iter("failure")
+    assert failure.get("message").startswith("INVALID: ")
+    assert "\n" not in failure.get("message")
+    assert "baseline" in failure.text
 
 
 def test_fewer_slots_are_a_regression_at_concurrency_four(recorded):
