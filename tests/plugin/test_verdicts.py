@@ -87,7 +87,7 @@ def test_slower_server_is_a_regression(recorded):
 
 @pytest.mark.parametrize("where", [{"COLUMNS": "200"}, {"CI": "true"}], ids=["terminal", "CI"])
 def test_a_failure_is_one_line_in_the_short_summary(recorded, where):
-    """The short summary and the message in JUnit name verdict and reason; where pytest prints messages whole, on a CI, not the table again."""
+    """The short summary and JUnit's message name verdict and reason; on a CI, where pytest prints messages whole, not the table again."""
     result = recorded.pytest(
         "--vllm-arg=--fake-short-output=1", "--replicates", "1", "--junit-xml", "junit.xml", **where
     )

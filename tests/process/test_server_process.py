@@ -133,7 +133,7 @@ def test_killed_engine_is_noticed_while_the_api_server_answers(spec, model, tmp_
 
 
 def test_server_shares_the_session_but_not_the_terminal(spec, model, tmp_path, boot_id):
-    """The kernel shares the processor between sessions first, and would starve the client: the server is in ours, out of reach of Ctrl-C."""
+    """Between sessions the kernel would let it starve the client: the server is in ours, and out of reach of a Ctrl-C."""
     with boot(spec(), model=model, log_dir=tmp_path, boot_id=boot_id) as server:
         members = server.process.tree()
         assert len(members) == 2
