@@ -42,7 +42,8 @@ BIN    := $(VENV)/bin
 UV      = $(SETTINGS) $(BIN)/python -m uv pip install --quiet --compile-bytecode --python $(BIN)/python
 PYTEST := $(BIN)/python -m pytest
 # Whole files to each worker, in the order of collection: fixtures of a file are made once, and tests that must run alone come last.
-SPREAD := -n $(WORKERS) --dist loadfile --no-loadscope-reorder --benchmark-disable
+# What stands still for twenty minutes is stopped with the stacks of its threads: the longest test takes five.
+SPREAD := -n $(WORKERS) --dist loadfile --no-loadscope-reorder --benchmark-disable --timeout 1200
 
 .DEFAULT_GOAL := help
 .PHONY: help env serving kernels test unit e2e lint bench clean

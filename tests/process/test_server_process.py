@@ -1,5 +1,6 @@
 """Server control with real children: every way to start, fail, die and end."""
 
+import functools
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from perfgate.environment import DeviceUse, kept_memory
 from perfgate.errors import (
     BootError,
     BootTimeoutError,
@@ -16,6 +18,7 @@ from perfgate.errors import (
     InputError,
     PortInUseError,
     ServerDiedError,
+    StopError,
 )
 from perfgate.server import AttachLauncher, DockerLauncher, LocalLauncher, ModelRef, ServerSpec, boot
 from perfgate.server.ports import leased_port, listeners
@@ -157,6 +160,28 @@ def test_stubborn_server_is_killed_after_its_grace(spec, model, tmp_path, boot_i
         pid = server.pid
     assert any(name.startswith(f"{pid} ") for name in server.process.killed)
     assert not tagged_processes(boot_id)
+
+
+def test_gpu_memory_that_does_not_come_back_is_an_error_with_the_log(
+    spec, model, tmp_path, boot_id, monkeypatch
+):
+    """A device that holds 2 GiB more after the stop than before the boot is named with the amount, what to do, and the end of the log."""
+    seen = iter([1 << 30])
+
+    def device(_devices: object) -> tuple[DeviceUse, ...]:
+        return (DeviceUse(device="0", used_bytes=next(seen, 3 << 30), pids=frozenset()),)
+
+    booting = sys.modules["perfgate.server.boot"]  # the package has the function under that name
+    monkeypatch.setattr(booting, "device_use", device)
+    monkeypatch.setattr("perfgate.environment.memory.device_use", device)
+    monkeypatch.setattr(booting, "kept_memory", functools.partial(kept_memory, timeout_s=0.2))
+    with (
+        pytest.raises(StopError, match=r"device 0: 2\.00 GiB more in use than before") as caught,
+        boot(spec(), model=model, log_dir=tmp_path, boot_id=boot_id),
+    ):
+        pass
+    assert "non-default args: " in caught.value.message
+    assert "nvidia-smi" in str(caught.value)
 
 
 @pytest.mark.parametrize("moment", ["tree", "_ask_and_wait"])

@@ -13,11 +13,24 @@ import os
 import struct
 from array import array
 from collections.abc import Callable
+from pathlib import Path
 from time import perf_counter_ns
 
 from perfgate.errors import LoadError
 
 now_ns = perf_counter_ns
+
+
+def waited_s() -> float | None:
+    """How long this thread was ready to run and waited for a processor since it began, in seconds; None where the kernel keeps no count.
+
+    The second field of ``/proc/thread-self/schedstat``: Linux, Documentation/scheduler/sched-stats.
+    """
+    try:
+        return int(Path("/proc/thread-self/schedstat").read_text().split()[1]) / 1e9
+    except (OSError, IndexError, ValueError):
+        return None
+
 
 _CLOCK_MONOTONIC = 1
 _ABSOLUTE = 1

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import uvloop
 
-from perfgate.client.clock import now_ns
+from perfgate.client.clock import now_ns, waited_s
 from perfgate.client.drive import Driver, Plan, Progress
 from perfgate.client.endpoint import Endpoint
 from perfgate.client.part import Part, assemble, outcomes, read_part
@@ -174,15 +174,16 @@ class Session:
         job = self._job
         due = None if job.due_s is None else [begin_ns + round(seconds * 1e9) for seconds in job.due_s]
         with Tape() as tape:
-            cpu = time.process_time()
+            cpu, waited = time.process_time(), waited_s()
             with _no_collection():
                 lags = await self._drive(self._plan(job.requests, due, begin_ns), tape, progress)
-            cpu = time.process_time() - cpu
+            cpu, before, waited = time.process_time() - cpu, waited, waited_s()
             return read_part(
                 tape,
                 indices=job.indices,
                 lags=lags,
                 cpu_s=cpu,
+                wait_s=None if before is None or waited is None else waited - before,
                 connections=self._pool.opened,
                 warmup_failures=self._warmup_failures,
                 count_events=job.count_events,

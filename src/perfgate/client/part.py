@@ -30,6 +30,7 @@ class Part:
         counts: events of each request. Shape (k,).
         lags: how late the loop was at each beat.
         cpu_s: CPU time of the process during the run.
+        wait_s: how long its thread waited for a processor during the run; None where the kernel does not tell.
         read_s: CPU time spent on reading the recordings afterwards.
         connections: connections opened, warm-up and pool filling included.
         reads: reads of the measured requests.
@@ -46,6 +47,7 @@ class Part:
     counts: Ints
     lags: Ints
     cpu_s: float
+    wait_s: float | None
     read_s: float
     connections: int
     reads: int
@@ -59,6 +61,7 @@ def read_part(
     indices: Sequence[int],
     lags: array[int],
     cpu_s: float,
+    wait_s: float | None,
     connections: int,
     warmup_failures: Sequence[str],
     count_events: bool,
@@ -94,6 +97,7 @@ def read_part(
         counts=np.array(counts, dtype=np.int64),
         lags=np.frombuffer(lags.tobytes(), dtype=np.int64),
         cpu_s=cpu_s,
+        wait_s=wait_s,
         read_s=time.process_time() - begun,
         connections=connections,
         reads=reads,
@@ -190,6 +194,9 @@ def _of_itself(parts: Sequence[Part], *, sent: Floats, ready: Floats) -> dict[st
         "received_bytes": float(sum(part.received for part in parts)),
         "lag_beats": float(len(lags)),
     }
+    waits = [part.wait_s for part in parts if part.wait_s is not None]
+    if waits:
+        about["cpu_wait_s"] = max(waits)
     for name, values in (("lag", lags), ("dispatch", dispatch)):
         if len(values):
             about[f"{name}_mean_ms"] = float(values.mean())

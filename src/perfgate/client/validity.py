@@ -18,6 +18,9 @@ TAIL_SHARE = 0.10
 TAIL_MS = 25.0
 """Its 99th percentile stays below 10% of the mean TTFT, or 25 ms: a loop that now and then stops for longer reports its own tail."""
 
+WAIT_SHARE = 0.05
+"""A late client that waited longer than this share of the run for a processor was late because of others, not of its own work."""
+
 
 def judge_validity(
     timings: Timings,
@@ -186,9 +189,18 @@ def _client(timings: Timings, lag_ms: float) -> list[str]:
             if late > limit:
                 reasons.append(
                     f"the client {what} {late:.2f} ms late {words}, its limit is {limit:.2f} ms"
-                    f" ({of} {scale:.1f} ms): use more load processes, or a less busy machine"
+                    f" ({of} {scale:.1f} ms): {_late_because(timings)}"
                 )
     return reasons
+
+
+def _late_because(timings: Timings) -> str:
+    waited = timings.client.get("cpu_wait_s")
+    if waited is None:
+        return "use more load processes, or a less busy machine"
+    if waited > WAIT_SHARE * timings.duration:
+        return f"others had its processor for {waited:.1f} of {timings.duration:.1f} s, so use a less busy machine"
+    return "it has too much to do for one process, so use more load processes"
 
 
 def _delivery(timings: Timings, workload: WorkloadSpec) -> list[str]:

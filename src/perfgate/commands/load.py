@@ -196,6 +196,7 @@ def table(timings: Timings, record: RunRecord, workload: WorkloadSpec) -> str:
         ("lag_p99_ms", "P99 lag (ms)"),
         ("dispatch_mean_ms", "Mean delay of sending (ms)"),
         ("cpu_s", "CPU time while measuring (s)"),
+        ("cpu_wait_s", "Waited for a processor (s)"),
     ):
         if name in timings.client:
             row(label, timings.client[name])

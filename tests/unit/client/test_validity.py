@@ -32,6 +32,20 @@ def but(**changes: object) -> Timings:
     return dataclasses.replace(SOUND, **changes)
 
 
+@pytest.mark.parametrize(
+    ("client", "words"),
+    [
+        ({"cpu_wait_s": 0.4}, "others had its processor for 0.4 of 1.0 s, so use a less busy machine"),
+        ({"cpu_wait_s": 0.01}, "it has too much to do for one process, so use more load processes"),
+        ({}, "use more load processes, or a less busy machine"),
+    ],
+)
+def test_a_late_client_says_whether_it_or_its_machine_was_too_busy(client, words):
+    """The time it waited for a processor tells its own work from that of others; where the kernel does not tell, both are named."""
+    (reason,) = judge_validity(but(client={"lag_mean_ms": 5.0, **client}), WORKLOAD)
+    assert reason.endswith(words)
+
+
 def test_a_sound_run_has_no_reason_against_it():
     """All requests ok with exact counts, little lag, both slots used: valid."""
     assert judge_validity(SOUND, WORKLOAD) == ()
