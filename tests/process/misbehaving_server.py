@@ -2,7 +2,7 @@
 
 ``MISBEHAVE`` holds words: ``fail`` ends with a traceback, ``leave`` with status 0, ``hang`` never listens, ``stubborn`` ignores SIGINT and
 SIGTERM, ``daemon`` starts a process that leaves session and parent and ignores SIGTERM, ``taken`` says that the port is in use,
-``shutdown-slowly`` needs a moment after SIGINT. Without a word it serves like vLLM, with one engine process below it.
+``shutdown-slowly`` needs a moment after SIGINT, ``late-models`` answers ``/v1/models`` with an error three times. Without a word it serves like vLLM, with one engine process below it.
 """
 
 import http.server
@@ -29,6 +29,9 @@ def option(name: str) -> str:
     return sys.argv[sys.argv.index(name) + 1]
 
 
+LATE = ["late-models"] * 3
+
+
 class Handler(http.server.BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None:
         pass
@@ -40,6 +43,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.answer(401, b'{"error":"Unauthorized"}')
         elif path == "/health":
             self.answer(200, b"")
+        elif path == "/v1/models" and LATE and LATE.pop() in os.environ.get("MISBEHAVE", "").split():
+            self.answer(503, b'{"error":"not yet"}')
         elif path == "/v1/models":
             self.answer(200, json.dumps({"data": [{"id": option("--served-model-name")}]}).encode())
         elif path == "/metrics":

@@ -145,6 +145,12 @@ def test_server_shares_the_session_but_not_the_terminal(spec, model, tmp_path, b
             assert os.getpgid(member.pid) != os.getpgid(0)
 
 
+def test_healthy_before_it_can_say_what_it_serves(spec, model, tmp_path, boot_id):
+    """A server that answers /health but not yet /v1/models is still booting, not broken."""
+    with boot(spec("late-models"), model=model, log_dir=tmp_path, boot_id=boot_id) as server:
+        assert server.api.models() == (boot_id,)
+
+
 def test_processes_that_left_session_and_parent_are_ended(spec, model, tmp_path, boot_id):
     """A daemon that forked twice, left the session and ignores SIGTERM is found and killed."""
     with boot(spec("daemon"), model=model, log_dir=tmp_path, boot_id=boot_id) as server:

@@ -54,7 +54,17 @@ class ServerApi:
 
     def models(self, *, timeout_s: float = 5.0) -> tuple[str, ...]:
         """The names that ``/v1/models`` serves."""
-        response = self.get("/v1/models", timeout_s=timeout_s)
+        return self._names(self.get("/v1/models", timeout_s=timeout_s))
+
+    def models_if_ready(self, *, timeout_s: float = 5.0) -> tuple[str, ...] | None:
+        """The same of a server that boots; None while it has no answer, or only an error of its own (5xx)."""
+        try:
+            response = self._client.get("/v1/models", timeout=timeout_s)
+        except httpx.HTTPError:
+            return None
+        return None if response.is_server_error else self._names(self._succeeded(response))
+
+    def _names(self, response: httpx.Response) -> tuple[str, ...]:
         try:
             return tuple(str(entry["id"]) for entry in response.json()["data"])
         except (ValueError, KeyError, TypeError) as error:
@@ -87,10 +97,13 @@ class ServerApi:
                 f"{self.url}{path} does not answer: {error or type(error).__name__}",
                 remedy="Check the address, and that the server is running.",
             ) from error
+        return self._succeeded(response)
+
+    def _succeeded(self, response: httpx.Response) -> httpx.Response:
         if not response.is_success:
             raise ServerError(
                 self._secrets.mask(
-                    f"{self.url}{path} answered {response.status_code}: {response.text[:300]}"
+                    f"{self.url}{response.url.path} answered {response.status_code}: {response.text[:300]}"
                 ),
                 remedy="An API key may be needed (attach: `api_key_env`)."
                 if response.status_code in (401, 403)
