@@ -4,8 +4,21 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from pathlib import Path
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def from_here(location: str) -> str:
+    """A file below the working directory without that directory's name, which fits a line; anything else as it is.
+
+    >>> from_here("postgresql://host/baselines")
+    'postgresql://host/baselines'
+    """
+    try:
+        return str(Path(location).relative_to(Path.cwd()))
+    except (ValueError, OSError):
+        return location
 
 
 def plain(text: str) -> str:

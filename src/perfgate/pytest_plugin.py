@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import pytest
 
 from perfgate.errors import PerfgateError
-from perfgate.plaintext import visible
+from perfgate.plaintext import from_here, visible
 from perfgate.pytesting.console import announce, progress
 from perfgate.pytesting.findings import findings_of
 from perfgate.pytesting.options import add_options, check_options, suite_options
@@ -307,7 +307,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.write_line(terminal.summary_line(verdicts))
     written = config.stash.get(WRITTEN, None)
     if written is not None and config.get_verbosity() >= 0:
-        terminalreporter.write_line(f"results: {written}")
+        terminalreporter.write_line(f"results: {from_here(str(written))}")
     for line in config.stash.get(PAGE, ()):
         terminalreporter.write_line(f"report: {line}")
     if os.environ.get("GITHUB_ACTIONS") == "true":
@@ -348,7 +348,7 @@ def settle(request: pytest.FixtureRequest, settled: Settled) -> None:
     item.user_properties.extend(junit.properties(verdict))
     if recorded is not None:
         item.user_properties.append((RECORDED, recorded))
-        pytest.skip(f"baseline recorded in {recorded}; nothing was judged")
+        pytest.skip(f"baseline recorded in {from_here(recorded)}; nothing was judged")
     if verdict.outcome in GREEN:
         return
     if verdict.outcome in UNDECIDED and not request.config.getoption("--strict-verdicts"):

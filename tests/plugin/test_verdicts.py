@@ -60,7 +60,9 @@ def test_recording_is_not_a_pass(project):
     """--new-baselines records, and the test is skipped: nothing was judged."""
     result = project.pytest("--new-baselines")
     result.assert_outcomes(skipped=1)
-    result.stdout.fnmatch_lines(["*baseline recorded in*"])
+    here = project.baseline().relative_to(project.path)
+    result.stdout.fnmatch_lines([f"*baseline recorded in {here}*"])
+    result.stdout.re_match_lines([r"results: \.perfgate/results/\S+\.json"])
     assert len(json.loads(project.baseline().read_text())["boots"]) == 3
 
 

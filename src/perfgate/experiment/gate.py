@@ -11,6 +11,7 @@ from typing import NamedTuple
 from perfgate.baseline import BaselineStore, StoredBaseline, comparable, workload_differences
 from perfgate.errors import BaselineError, BaselineMissingError, InputError
 from perfgate.noise import NoiseModel, usable
+from perfgate.plaintext import from_here
 from perfgate.records import Baseline, BootRecord, CellVerdict, Measurement, Outcome, Provenance
 from perfgate.selection import Target
 from perfgate.server import ASKED, UNASKED, SettingChange, moved_defaults
@@ -142,7 +143,7 @@ class Gate:
         recorded = CellVerdict(
             cell=target.cell,
             outcome=Outcome.RECORDED if verdict is None else verdict.outcome,
-            reason=f"baseline {word} in {location} ({len(baseline.boots)} boots); nothing was judged"
+            reason=f"baseline {word} in {from_here(location)} ({len(baseline.boots)} boots); nothing was judged"
             if verdict is None
             else f"baseline {word}; against the old one: {verdict.outcome.value}. {verdict.reason}",
             next_step="Measure again: the next session is judged against it.",

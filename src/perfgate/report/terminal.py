@@ -108,9 +108,11 @@ def _parts(
     narrow = width < NARROW
     groups = [_Group.of(verdict, common, everything=verbose > 0, narrow=narrow) for verdict in ordered]
     columns = _Columns.fitting(groups, width=width, narrow=narrow)
-    yield columns.row(
-        [Text("" if narrow else "cell"), *(Text(_heading(h, narrow)) for h in columns.headings)], style="bold"
-    )
+    if not narrow or any(group.metrics for group in groups):
+        yield columns.row(
+            [Text("" if narrow else "cell"), *(Text(_heading(h, narrow)) for h in columns.headings)],
+            style="bold",
+        )
     for group in groups:
         yield from _group(group, columns, narrow=narrow, verbose=verbose)
     if narrow:

@@ -211,3 +211,10 @@ def test_the_documented_table_is_what_is_printed(page: str) -> None:
     )
     table = terminal.table([shown], width=100, colour=False)
     assert f"```\n{table}\n```" in file.read_text(encoding="utf-8")
+
+
+def test_a_narrow_table_without_numbers_has_no_headings_of_columns() -> None:
+    """Where no cell has a metric, nothing stands below "baseline" and "now"."""
+    nothing = verdict(Outcome.INVALID, change=0.0).model_copy(update={"metrics": ()})
+    assert not [line for line in lines(60, verdicts=[nothing]) if line.split()[:2] == ["metric", "baseline"]]
+    assert [line for line in lines(60) if line.split()[:2] == ["metric", "baseline"]]
