@@ -2,7 +2,7 @@
 
 ``MISBEHAVE`` holds words: ``fail`` ends with a traceback, ``leave`` with status 0, ``hang`` never listens, ``stubborn`` ignores SIGINT and
 SIGTERM, ``daemon`` starts a process that leaves session and parent and ignores SIGTERM, ``taken`` says that the port is in use,
-``shutdown-slowly`` needs a moment after SIGINT, ``late-models`` answers ``/v1/models`` with an error at first. Without a word it serves like
+``shutdown-slowly`` needs a moment after SIGINT, ``late-models`` first answers ``/v1/models`` with an error. Without a word it serves like
 vLLM, with one engine process below it.
 """
 
