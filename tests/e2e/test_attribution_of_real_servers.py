@@ -30,7 +30,7 @@ def attribute(folder: Path, *arguments: str) -> tuple[str, dict]:
 def named_parts(found: dict, metric: str) -> dict[str, dict]:
     """What is named for one metric."""
     (taken,) = [one for one in found["metrics"] if one["metric"] == metric]
-    return {part["settings"][0]: part for part in taken["parts"] if part["named"] and not part["together"]}
+    return {part["settings"][0]: part for part in taken["parts"] if part["named"] and not part.get("together")}
 
 
 def test_the_one_flag_that_matters_is_named_among_five(tmp_path):
