@@ -9,8 +9,8 @@ import pytest
 from suite_sessions import Sessions
 
 INNOCENT = (
-    "--vllm-arg=--max-model-len=2048",
     "--vllm-arg=--seed=7",
+    "--vllm-arg=--uvicorn-log-level=warning",
     "--vllm-arg=--disable-uvicorn-access-log",
     "--env=TOKENIZERS_PARALLELISM=false",
 )
@@ -30,14 +30,19 @@ def attribute(folder: Path, *arguments: str) -> tuple[str, dict]:
 def named_parts(found: dict, metric: str) -> dict[str, dict]:
     """What is named for one metric."""
     (taken,) = [one for one in found["metrics"] if one["metric"] == metric]
-    return {part["settings"][0]: part for part in taken["parts"] if part["named"] and not part.get("together")}
+    return {
+        part["settings"][0]: part for part in taken["parts"] if part["named"] and not part.get("together")
+    }
 
 
 def test_the_one_flag_that_matters_is_named_among_five(tmp_path):
-    """--max-num-seqs 1 is named at concurrency 4, alone, with most of the total; four other changed settings are not."""
-    said, found = attribute(tmp_path, *INNOCENT, "--vllm-arg=--max-num-seqs=1")
+    """--max-num-seqs 1 is named at concurrency 4, alone, with most of the total; that a shorter --max-model-len holds fewer KV tokens is a note."""
+    changed = (*INNOCENT[:3], "--vllm-arg=--max-model-len=2048", "--vllm-arg=--max-num-seqs=1")
+    said, found = attribute(tmp_path, *changed)
     assert found["responsible"] == [ONE_SLOT], said
     assert found["ended"] == "explained"
+    (sizes,) = [note for note in found["notes"] if note.startswith("KV tokens -")]
+    assert "--max-model-len 4096 → 2048" in sizes
     for metric in found["metrics"]:
         (part,) = named_parts(found, metric["metric"]).values()
         assert part["lower"] > 0

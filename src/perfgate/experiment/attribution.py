@@ -109,6 +109,8 @@ class Attributor:
         slower = {response.key[0] for response in asked}
         log = Log(kind="versions" if versions else "settings", settings=settings, notes=notes)
         log.ab_boots = _ab_boots(fresh)
+        for side, words in ((fresh.old, ()), (fresh.new, [setting.words for setting in settings])):
+            log.size(words, side)
         if not asked or not settings:
             self.tell(
                 "attribution: no slowdown is confirmed, so no setting is named"
@@ -116,7 +118,14 @@ class Attributor:
                 else "attribution: no default that a flag can set has moved; what is slower is in the code"
             )
             return {
-                cell.cell.workload: record(log, None, cell, fresh, slower=str(cell.cell) in slower)
+                cell.cell.workload: record(
+                    log,
+                    None,
+                    cell,
+                    fresh,
+                    slower=str(cell.cell) in slower,
+                    verdict=verdicts[cell.cell.workload],
+                )
                 for cell in believed
             }
         run = _Run(
@@ -132,7 +141,14 @@ class Attributor:
         findings = run.search(asked, fresh, versions=versions)
         log.minutes = (time.monotonic() - begun) / 60
         return {
-            cell.cell.workload: record(log, findings, cell, fresh, slower=str(cell.cell) in slower)
+            cell.cell.workload: record(
+                log,
+                findings,
+                cell,
+                fresh,
+                slower=str(cell.cell) in slower,
+                verdict=verdicts[cell.cell.workload],
+            )
             for cell in believed
         }
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from perfgate.experiment.attribution_settings import Setting
+from perfgate.experiment.attribution_sizes import Sizes, size_notes, sizes
 from perfgate.experiment.confirm import Measured
 from perfgate.metrics import METRICS
 from perfgate.records import (
@@ -15,6 +16,7 @@ from perfgate.records import (
     AttributedPart,
     Attribution,
     AttributionBoot,
+    CellVerdict,
     Measurement,
     replicates,
 )
@@ -33,6 +35,8 @@ class Log:
     notes: list[str]
     boots: list[tuple[AttributionBoot, dict[str, dict[str, tuple[float, ...]]]]] = field(default_factory=list)
     """Each boot, and its run values by cell and metric."""
+    sized: list[tuple[frozenset[str], dict[str, Sizes]]] = field(default_factory=list)
+    """What each boot had applied, and its computed sizes by cell."""
     ab_boots: int = 0
     minutes: float = 0.0
 
@@ -52,11 +56,17 @@ class Log:
                 found = replicates(measurement.boots, metric) if str(measurement.cell) == cell else ()
                 if found:
                     values.setdefault(cell, {})[metric] = tuple(value for runs in found for value in runs)
+        self.size([setting.words for setting in picked], measured)
         last = next((m.boots[-1].id for m in measured.values() if m.boots), None)
         boot = AttributionBoot(
             applied=tuple(setting.words for setting in picked), id=last, minutes=minutes, problem=problem
         )
         self.boots.append((boot, values))
+
+    def size(self, applied: Sequence[str], measured: Mapping[str, Measurement]) -> None:
+        """Keeps the computed sizes of one boot."""
+        found = {str(one.cell): sizes(one) for one in measured.values()}
+        self.sized.append((frozenset(applied), found))
 
 
 def record(
@@ -66,6 +76,7 @@ def record(
     fresh: Measured,
     *,
     slower: bool,
+    verdict: CellVerdict | None = None,
 ) -> Attribution:
     """The result for one cell.
 
@@ -75,6 +86,7 @@ def record(
         cell: the cell.
         fresh: what the A/B measured: across versions shares are of its difference.
         slower: whether the A/B confirmed a slowdown of this cell.
+        verdict: of the A/B, for the sizes that are computed rather than timed.
     """
     words = [setting.words for setting in log.settings]
     own = str(cell.cell)
@@ -97,6 +109,8 @@ def record(
     named = {unit for answer in answers for unit in answer.named}
     if log.kind == "versions":
         notes += [_comes_back(answer, cell, fresh) for answer in answers]
+    if verdict is not None and log.kind == "settings":
+        notes += size_notes(verdict, words, [(applied, found.get(own, {})) for applied, found in log.sized])
     ended = _ended(log, findings, answers, slower=slower)
     undecided = findings.undecided if findings is not None and answers else ()
     return Attribution(
