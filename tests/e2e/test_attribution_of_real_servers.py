@@ -36,7 +36,7 @@ def named_parts(found: dict, metric: str) -> dict[str, dict]:
 
 
 def test_the_one_flag_that_matters_is_named_among_five(tmp_path):
-    """--max-num-seqs 1 is named at concurrency 4, alone, with most of the total; that a shorter --max-model-len holds fewer KV tokens is a note."""
+    """--max-num-seqs 1 is named at concurrency 4, alone, with most of the total; the fewer KV tokens of --max-model-len are a note."""
     changed = (*INNOCENT[:3], "--vllm-arg=--max-model-len=2048", "--vllm-arg=--max-num-seqs=1")
     said, found = attribute(tmp_path, *changed)
     assert found["responsible"] == [ONE_SLOT], said

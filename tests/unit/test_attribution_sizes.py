@@ -34,7 +34,7 @@ ENDS = [boot(tokens=2000.0), boot(A, B, C, tokens=1300.0)]
     ],
 )
 def test_the_boots_at_hand_tell_which_setting_makes_a_size_smaller(boots, words):
-    """A setting that every smaller boot has and no other has is named; until the boots tell, all that may be; boots without the size tell nothing."""
+    """A setting that every smaller boot has and no other is named, or all that may be it; boots without the size tell nothing."""
     verdict = CellVerdict(cell=CELL, outcome=Outcome.REGRESSION, metrics=(LATER, SMALLER))
     (note,) = size_notes(verdict, [A, B, C], boots)
     assert note == f"KV tokens -35.0%, which is computed and not searched: {words}"
