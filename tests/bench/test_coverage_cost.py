@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from perfgate.autotune.coverage import STATE_DTYPES, TP_SIZES, Question, determine, divisible_sizes
+from perfgate.autotune.coverage import determine
+from perfgate.autotune.question import STATE_DTYPES, TP_SIZES, Question, divisible_sizes
 from perfgate.catalogue import load_catalogue
 from perfgate.commands.coverage import MATRIX_GPUS, MATRIX_MODELS
 from perfgate.targets import GpuSpec, ModelSpec

@@ -13,8 +13,9 @@ import pytest
 
 from perfgate.autotune import process
 from perfgate.autotune.agreement import agreement
-from perfgate.autotune.coverage import Coverage, Question, cell, determine, emulated
+from perfgate.autotune.coverage import Coverage, determine
 from perfgate.autotune.events import read_events
+from perfgate.autotune.question import Question, cell, emulated
 from perfgate.catalogue import load_catalogue
 from perfgate.targets import GpuSpec, ModelSpec
 

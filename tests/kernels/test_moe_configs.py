@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from perfgate.autotune.coverage import Question, emulated
 from perfgate.autotune.moe import disagreement, moe_shape, mounted_configs, tuned_configs
 from perfgate.autotune.process import ask
+from perfgate.autotune.question import Question, emulated
 from perfgate.catalogue import load_catalogue
 from perfgate.targets import GpuSpec, ModelSpec
 

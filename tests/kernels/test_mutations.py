@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from perfgate.autotune.coverage import Coverage, Question, determine
+from perfgate.autotune.coverage import Coverage, determine
+from perfgate.autotune.question import Question
 from perfgate.catalogue import load_catalogue
 from perfgate.targets import GpuSpec, ModelSpec
 

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from perfgate.autotune.agreement import agreement
-from perfgate.autotune.coverage import Question, cell, emulated
 from perfgate.autotune.eventlog import VARIABLE
 from perfgate.autotune.events import Event, describe, late_events, read_events
 from perfgate.autotune.process import ON_DEVICE, ask
+from perfgate.autotune.question import Question, cell, emulated
 from perfgate.errors import PerfgateError
 from perfgate.pytest_plugin import missing_gpu
 

@@ -1,7 +1,7 @@
 """Times one kernel at given batch sizes, in a process of its own on the GPU: what `perfgate.autotune.process.ask` starts.
 
 The kernel is named by a factory, ``package.module:function``. It is called with the number of tokens of a step, the facts of the model
-(its configuration's attributes, and as ``cell`` what `perfgate.autotune.coverage.cell` makes of them) and the entry's options, and returns
+(its configuration's attributes, and as ``cell`` what `perfgate.autotune.question.cell` makes of them) and the entry's options, and returns
 a callable without arguments that launches the kernel once. What differs between two sides (environment, configuration folder,
 backend) is in the process's environment and in the options.
 

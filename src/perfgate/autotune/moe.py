@@ -12,9 +12,9 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Literal
 
-from perfgate.autotune.coverage import Question, emulated
 from perfgate.autotune.moe_runner import batch_sizes
 from perfgate.autotune.process import TIMEOUT_S, ask_all
+from perfgate.autotune.question import Question, emulated
 from perfgate.errors import CoverageError, InputError
 from perfgate.records import Record
 

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from perfgate.autotune.batches import LONGEST_PREFILL
-from perfgate.autotune.coverage import STATE_DTYPES, TP_SIZES, Coverage, Question, determine, divisible_sizes
+from perfgate.autotune.coverage import Coverage, determine
 from perfgate.autotune.moe import MoeAnswer, MoeInServer, in_server, mounted_configs, tuned_configs
 from perfgate.autotune.process import TIMEOUT_S
+from perfgate.autotune.question import STATE_DTYPES, TP_SIZES, Question, divisible_sizes
 from perfgate.autotune.tables import details, matrix, moe_lines
 from perfgate.catalogue import Catalogue, load_catalogue
 from perfgate.errors import InputError

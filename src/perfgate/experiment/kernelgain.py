@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from perfgate.autotune.coverage import Question, cell
 from perfgate.autotune.kernelbench import ENTRY
 from perfgate.autotune.process import TIMEOUT_S, ask
+from perfgate.autotune.question import Question, cell
 from perfgate.catalogue import load_catalogue
 from perfgate.changes import ChangeSpec
 from perfgate.claims import Side

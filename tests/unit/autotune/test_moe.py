@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from perfgate.autotune.coverage import Question
 from perfgate.autotune.moe import MoeAnswer, disagreement, moe_in_log, moe_shape, tuned_configs
+from perfgate.autotune.question import Question
 from perfgate.catalogue import load_catalogue
 from perfgate.errors import InputError
 from perfgate.targets import GpuSpec, ModelSpec
