@@ -16,7 +16,7 @@ import re
 import sys
 import traceback
 import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -71,12 +71,13 @@ def replay(cell: Cell, recorder: Recorder, batches: Sequence[Batch] | None = Non
     engine.use_tensor_parallel(cell.tp)
     layer, config, default_backend = _triton_layer(layer_class, cell)
     failures: list[str] = []
-    with recorder.during(WARM_UP, "profile run"), _watching(failures):
+    files = _source_files(_owners(layer_class, warmups))
+    with recorder.during(WARM_UP, "profile run"), _watching(failures, files):
         engine.forward(layer, config, cell.max_tokens, None)
     spec = engine.bind_caches(layer, config)
     runner = engine.runner(layer, config, spec)
     for warmup in warmups:
-        with recorder.during(WARM_UP, warmup.__name__), _watching(failures):
+        with recorder.during(WARM_UP, warmup.__name__), _watching(failures, files):
             engine.call_warmup(warmup, runner)
     builder = engine.metadata_builder(layer, spec, config)
     for batch in serving_batches(longest=cell.max_tokens) if batches is None else batches:
@@ -187,9 +188,16 @@ def _owners(layer_class: type, warmups: Sequence[Callable[..., Any]]) -> list[An
     return [*classes, *modules]
 
 
+def _source_files(owners: Sequence[Any]) -> frozenset[str]:
+    """The files of the modules among ``owners``."""
+    return frozenset(
+        str(owner.__file__) for owner in owners if isinstance(owner, types.ModuleType) and owner.__file__
+    )
+
+
 @contextmanager
-def _watching(failures: list[str]) -> Iterator[None]:
-    """Append what goes wrong in a warm-up: raised, swallowed inside it, or only logged.
+def _watching(failures: list[str], files: Collection[str]) -> Iterator[None]:
+    """Append what goes wrong in a warm-up: raised, swallowed inside it (in a function of ``files``), or only logged.
 
     An exception that leaves the warm-up does not leave this context: the replay goes on to tell which keys it cost.
     """
@@ -199,7 +207,7 @@ def _watching(failures: list[str]) -> Iterator[None]:
     logger.addHandler(handler)
     logger.setLevel(logging.DEBUG)
     before = sys.gettrace()
-    sys.settrace(_exceptions_in_warm_ups(failures))
+    sys.settrace(_exceptions_in_warm_ups(failures, files))
     try:
         yield
     except UnknownLayoutError:
@@ -212,9 +220,10 @@ def _watching(failures: list[str]) -> Iterator[None]:
         logger.setLevel(level)
 
 
-_FAILED = re.compile(
-    r"warm[- ]?up\b.*\b(fail|error|exception)|\bfail\w*\b.*\bwarm[- ]?(ing )?up", re.IGNORECASE | re.DOTALL
-)
+_WARM_UP = r"\bwarm(?:ing|s|ed)?[-_ ]?up"
+_FAILURE = r"(?<!\bno )(?<!\b0 )(?<!\bwithout )\b(?:fail|error|exception)"
+_SPOKEN = re.compile(_WARM_UP, re.IGNORECASE)
+_FAILED = re.compile(f"{_WARM_UP}.*{_FAILURE}|{_FAILURE}.*{_WARM_UP}", re.IGNORECASE | re.DOTALL)
 
 
 class _FailureLog(logging.Handler):
@@ -224,13 +233,15 @@ class _FailureLog(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         message = record.getMessage()
-        if _FAILED.search(message) or (record.exc_info and record.exc_info[0] is not None):
+        # Whatever its words, a warning about a warm-up is no reason to believe it.
+        warned = record.levelno >= logging.WARNING and _SPOKEN.search(message)
+        if warned or _FAILED.search(message) or (record.exc_info and record.exc_info[0] is not None):
             cause = f" ({record.exc_info[1]!r})" if record.exc_info else ""
             self._failures.append(f"logged: {message}{cause}")
 
 
-def _exceptions_in_warm_ups(failures: list[str]) -> Callable[..., Any]:
-    """A trace function that notes exceptions reaching a function named after warming up, caught there or not."""
+def _exceptions_in_warm_ups(failures: list[str], files: Collection[str]) -> Callable[..., Any]:
+    """A trace function that notes exceptions reaching a function of ``files`` or one named after warming up, caught there or not."""
 
     def local(frame: types.FrameType, event: str, argument: Any) -> Any:
         if event == "exception" and not issubclass(argument[0], StopIteration | GeneratorExit):
@@ -240,7 +251,8 @@ def _exceptions_in_warm_ups(failures: list[str]) -> Callable[..., Any]:
         return local
 
     def trace(frame: types.FrameType, event: str, _argument: Any) -> Any:
-        if event == "call" and "warm" in frame.f_code.co_name and "vllm" in frame.f_code.co_filename:
+        file, name = frame.f_code.co_filename, frame.f_code.co_name
+        if event == "call" and (file in files or ("warm" in name and "vllm" in file)):
             frame.f_trace_lines = False
             return local
         return None
