@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,10 +26,13 @@ from perfgate.errors import CoverageError, InputError
 TIMEOUT_S = 600.0
 _TAIL_LINES = 12
 _GRACE_S = 5.0
+_POLL_S = 0.2
 
 # vLLM's source goes first, ours last: the interpreter may be another environment's, and only `perfgate` is to come from here. Of a
-# source's folder only `vllm` is seen (through a link), for it may be another environment's site-packages.
+# source's folder only `vllm` is seen (through a link), for it may be another environment's site-packages. On Linux the child dies with
+# the thread that started it (PR_SET_PDEATHSIG, SIGKILL), for a caller that was killed cannot hold it to its deadline.
 _BOOTSTRAP = (
+    "import ctypes; getattr(ctypes.CDLL(None), 'prctl', lambda *_: 0)(1, 9); "
     "import sys; s, p, q, a = sys.argv[1:5]; s and sys.path.insert(0, s); sys.path.append(p); "
     "import importlib; sys.exit(importlib.import_module(sys.argv[5]).main(q, a))"
 )
@@ -86,6 +90,7 @@ def ask(
     timeout_s: float = TIMEOUT_S,
     entry: str = EMULATED,
     environment: Mapping[str, str] | None = None,
+    stop: threading.Event | None = None,
 ) -> dict[str, Any]:
     """Run one request in a child of its own.
 
@@ -96,6 +101,7 @@ def ask(
         timeout_s: deadline for the whole request, seconds.
         entry: the module whose ``main`` answers: `EMULATED` or `ON_DEVICE`.
         environment: more variables for the child.
+        stop: set by another thread, it ends the child as its deadline would.
 
     Raises:
         InputError: there is no such interpreter, or no vLLM in the source.
@@ -122,7 +128,9 @@ def ask(
             entry,
         ]
         kept = _environment(work, own_python=python is None, devices=entry == ON_DEVICE)
-        status = _run(command, work, log, timeout_s, kept | dict(environment or {}))
+        status = _run(
+            command, work, log, timeout_s, kept | dict(environment or {}), stop or threading.Event()
+        )
         what = f"emulates {request['gpu']['name']}" if entry == EMULATED else "runs on the GPU"
         if status is None:
             raise CoverageError(
@@ -165,15 +173,22 @@ def ask_all(
 ) -> list[dict[str, Any] | CoverageError]:
     """`ask` for several GPUs, as many at a time as there are cores (or ``workers``); answers in the order of the requests.
 
-    A child that fails is its error in the place of its answer, so that the others' answers are not lost.
+    A child that fails is its error in the place of its answer, so that the others' answers are not lost. Ctrl-C ends them all.
     """
+    stop = threading.Event()
     at_once = workers or max(1, min(len(requests), os.cpu_count() or 1))
     with ThreadPoolExecutor(max_workers=at_once) as pool:
         futures = [
-            pool.submit(ask, request, vllm_source=vllm_source, python=python, timeout_s=timeout_s)
+            pool.submit(ask, request, vllm_source=vllm_source, python=python, timeout_s=timeout_s, stop=stop)
             for request in requests
         ]
-        return [_answer_or_error(future) for future in futures]
+        try:
+            return [_answer_or_error(future) for future in futures]
+        except BaseException:
+            # Children have sessions of their own, which a terminal's Ctrl-C does not reach; the pool would wait for them.
+            stop.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def _answer_or_error(future: Future[dict[str, Any]]) -> dict[str, Any] | CoverageError:
@@ -184,9 +199,14 @@ def _answer_or_error(future: Future[dict[str, Any]]) -> dict[str, Any] | Coverag
 
 
 def _run(
-    command: Sequence[str], work: Path, log: Path, timeout_s: float, environment: Mapping[str, str]
+    command: Sequence[str],
+    work: Path,
+    log: Path,
+    timeout_s: float,
+    environment: Mapping[str, str],
+    stop: threading.Event,
 ) -> int | None:
-    """The child's exit status; None when it was ended at the deadline. The child and its children are gone afterwards."""
+    """The child's exit status; None when it was ended at the deadline or by ``stop``. The child and its children are gone afterwards."""
     deadline = time.monotonic() + timeout_s
     with log.open("wb") as output:
         child = subprocess.Popen(
@@ -199,8 +219,9 @@ def _run(
             start_new_session=True,
         )
         try:
-            return child.wait(max(0.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
+            while not stop.is_set() and (left := deadline - time.monotonic()) > 0:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    return child.wait(min(left, _POLL_S))
             return None
         finally:
             _end(child)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import stat
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -41,6 +44,54 @@ def test_a_child_past_the_deadline_is_killed_with_its_children(tmp_path: Path) -
     assert time.monotonic() - began < 30
     for pid in map(int, pids.read_text().split()):
         assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+def test_an_interrupt_ends_every_child_at_once(tmp_path: Path) -> None:
+    """Ctrl-C does not wait for children, which have sessions of their own, and none is left; those that had not begun never do."""
+    script = tmp_path / "asks.py"
+    folder = tmp_path / "children"
+    folder.mkdir()
+    python = interpreter(tmp_path, f"touch {folder}/$$; exec sleep 300")
+    script.write_text(
+        f"from perfgate.autotune.process import ask_all\nask_all([{REQUEST!r}] * 3, python={python!r}, workers=2)\n"
+    )
+    asking = subprocess.Popen([sys.executable, str(script)], stderr=subprocess.PIPE)
+    began = time.monotonic()
+    while len(list(folder.iterdir())) < 2 and time.monotonic() - began < 30:
+        time.sleep(0.02)
+    asking.send_signal(signal.SIGINT)
+    _, error = asking.communicate(timeout=30)
+    assert b"KeyboardInterrupt" in error
+    pids = [int(child.name) for child in folder.iterdir()]
+    assert len(pids) == 2
+    assert not any(map(psutil.pid_exists, pids))
+
+
+def test_no_child_outlives_who_asked(tmp_path: Path) -> None:
+    """A caller that is killed takes its children with it: nobody would hold them to their deadline."""
+    (tmp_path / "stays.py").write_text(
+        "import os, pathlib, time\n"
+        "def main(question, answer):\n"
+        "    path = pathlib.Path(os.environ['PID_FILE'])\n"
+        "    path.with_suffix('.new').write_text(str(os.getpid()))\n"
+        "    path.with_suffix('.new').rename(path)\n"
+        "    time.sleep(300)\n"
+    )
+    known = tmp_path / "pid"
+    environment = {"PYTHONPATH": str(tmp_path), "PID_FILE": str(known)}
+    script = tmp_path / "asks.py"
+    script.write_text(
+        f"from perfgate.autotune.process import ask\nask({REQUEST!r}, entry='stays', environment={environment!r})\n"
+    )
+    with subprocess.Popen([sys.executable, str(script)]) as asking:
+        began = time.monotonic()
+        while not known.exists() and time.monotonic() - began < 30:
+            time.sleep(0.02)
+        asking.kill()
+    child = int(known.read_text())
+    while psutil.pid_exists(child) and psutil.Process(child).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() - began < 60
+        time.sleep(0.02)
 
 
 def test_the_answer_is_a_file_whatever_is_printed(tmp_path: Path) -> None:
