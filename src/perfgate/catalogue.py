@@ -8,6 +8,7 @@ inherited setting away.
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from perfgate.errors import CatalogueError, UnknownNameError
+from perfgate.record import NAME_PATTERN
 
 Kind = Literal["servers", "workloads", "gpus", "models", "claims", "changes"]
 KINDS: tuple[Kind, ...] = ("servers", "workloads", "gpus", "models", "claims", "changes")
@@ -89,9 +91,12 @@ class Catalogue(Mapping[str, Entry]):
         near = get_close_matches(name, self._entries, n=3, cutoff=0.4)
         known = near or sorted(self._entries)
         word = "Nearest" if near else "Known"
+        # A path or a hub's id is no name, and a name with a dot is a key of its own only in quotes.
+        named = re.match(NAME_PATTERN, name)
+        key = "NAME" if named is None else name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else f'"{name}"'
         return UnknownNameError(
             f"unknown {self.kind[:-1]} {name!r}",
-            remedy=f"{word}: {', '.join(known)}. Add a [{self.kind}.{name}] table to {USER_FILE} for a new one.",
+            remedy=f"{word}: {', '.join(known)}. Add a [{self.kind}.{key}] table to {USER_FILE} for a new one.",
         )
 
 
