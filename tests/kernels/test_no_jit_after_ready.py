@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from pathlib import Path
 
@@ -20,9 +21,14 @@ MIXED = ((1, 20, 46), (64, 1, 1, 33), (100, 7, 1000, 16))
 REQUEST_TIMEOUT_S = 300.0
 
 
+def prompt_of(length: int) -> list[int]:
+    """A prompt that no server has seen the beginning of: of one that prefix caching knows, less than ``length`` tokens are computed."""
+    return [1 + secrets.randbelow(900) for _position in range(length)]
+
+
 def ask_lengths(server: RunningServer, lengths: tuple[int, ...]) -> None:
     """Sends prompts of exactly these lengths as one request, so that they meet in a batch, and wants two tokens of each."""
-    prompts = [[1 + (position * 7 + length) % 900 for position in range(length)] for length in lengths]
+    prompts = [prompt_of(length) for length in lengths]
     answer = httpx.post(
         f"{server.url}/v1/completions",
         headers=dict(server.headers),

@@ -53,7 +53,7 @@ def read_events(path: Path) -> tuple[Event, ...]:
         CoverageError: there is no file, no process recorded, a recorder failed, or a line is not an event.
     """
     try:
-        content = path.read_text(encoding="utf-8")
+        content = path.read_text(encoding="utf-8", errors="replace")
     except OSError as error:
         raise CoverageError(
             f"no autotune events in {path}: {error.strerror}",

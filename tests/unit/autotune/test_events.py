@@ -49,6 +49,7 @@ def test_a_line_cut_by_death_is_left_out(tmp_path: Path) -> None:
         ("", "no start of a recorder"),
         ('{"kind": "ready", "time": 1.0, "pid": 1}\n', "no start of a recorder"),
         ("nonsense\n", "e:1: not an event"),
+        ("\udcff\n", "e:1: not an event"),
         ('{"kind": "start", "time": 1.0}\n', "pid"),
         ('{"kind": "error", "time": 1.0, "pid": 9, "text": "boom"}\n', "process 9 failed: boom"),
     ],
@@ -57,7 +58,7 @@ def test_what_proves_nothing_is_an_error(tmp_path: Path, content: str | None, me
     """A missing, empty or broken file is not a server without events."""
     path = tmp_path / "e"
     if content is not None:
-        path.write_text(content)
+        path.write_bytes(content.encode("utf-8", "surrogateescape"))
     with pytest.raises(CoverageError, match=message):
         read_events(path)
 
