@@ -9,7 +9,10 @@ from typing import Any, Literal
 from pydantic import ConfigDict
 
 from perfgate.autotune.process import TIMEOUT_S, ask_all
+from perfgate.autotune.question import STATE_DTYPES as STATE_DTYPES  # noqa: PLC0414 - re-exported, as are two below
+from perfgate.autotune.question import TP_SIZES as TP_SIZES  # noqa: PLC0414
 from perfgate.autotune.question import Layer, Question, cell, emulated, layer_of
+from perfgate.autotune.question import divisible_sizes as divisible_sizes  # noqa: PLC0414
 from perfgate.errors import CoverageError
 from perfgate.records import Record
 

@@ -64,15 +64,10 @@ def tuned_configs(
     """Answer for every question, in order; the name is computed by vLLM's own function under the emulated GPU.
 
     Raises:
-        InputError: a GPU's entry does not have the name that the files are named after.
+        InputError: see `require_names`.
         CoverageError: this vLLM has no such function.
     """
-    for gpu in (question.gpu for question in questions if moe_shape(question) is not None):
-        if gpu.device_name is None and not gpu.product_names:
-            raise InputError(
-                f"GPU {gpu.name!r} has no device_name, after which tuned MoE configurations are named",
-                remedy='Give its entry the name that CUDA reports: device_name = "NVIDIA GeForce RTX 4090".',
-            )
+    require_names(questions)
     answers: dict[int, MoeAnswer] = {}
     asked: dict[str, list[int]] = {}
     for index, question in enumerate(questions):
@@ -113,19 +108,51 @@ def tuned_configs(
     return [answers[index] for index in range(len(questions))]
 
 
+def require_names(questions: Sequence[Question]) -> None:
+    """Make sure that every file's name can be computed; takes no time.
+
+    Raises:
+        InputError: a GPU's entry does not have the name that the files are named after, or see `moe_shape`.
+    """
+    for gpu in (question.gpu for question in questions if moe_shape(question) is not None):
+        if gpu.device_name is None and not gpu.product_names:
+            raise InputError(
+                f"GPU {gpu.name!r} has no device_name, after which tuned MoE configurations are named",
+                remedy='Give its entry the name that CUDA reports: device_name = "NVIDIA GeForce RTX 4090".',
+            )
+
+
+_DTYPES = {"bf16": None, "fp16": None, "fp8": "fp8_w8a8"}
+"""Type of the weights → what vLLM calls it in a file's name. Others have names of their own, or other kernels."""
+
+
 def moe_shape(question: Question) -> dict[str, object] | None:
-    """Experts, size of one rank's share, quantisation and block shape; None for a model without experts."""
-    facts = {**question.model.config, **question.model.architecture}
+    """Experts, size of one rank's share, quantisation and block shape; None for a model without experts.
+
+    Raises:
+        InputError: the weights are of a type whose files perfgate cannot name, or the size does not divide by the ranks.
+    """
+    model = question.model
+    facts = {**model.config, **model.architecture}
     if "num_experts" not in facts or "moe_intermediate_size" not in facts:
         return None
-    quantised = facts.get("weights") == "fp8"
+    weights, size = str(facts.get("weights", "bf16")), int(facts["moe_intermediate_size"])
+    if weights not in _DTYPES:
+        raise InputError(
+            f"model {model.name!r} has {weights} weights, for which perfgate cannot name a tuned MoE configuration",
+            remedy=f"It can for {', '.join(_DTYPES)}; leave --moe out.",
+        )
+    if size % question.tp:
+        raise InputError(
+            f"model {model.name!r}: its experts cannot be split over {question.tp} GPUs: moe_intermediate_size = {size}"
+        )
+    dtype = _DTYPES[weights]
+    block_shape = facts.get("weight_block_size") if dtype is not None else None
     return {
         "experts": int(facts["num_experts"]),
-        "size": int(facts["moe_intermediate_size"]) // question.tp,
-        "dtype": "fp8_w8a8" if quantised else None,
-        "block_shape": list(facts["weight_block_size"])
-        if quantised and "weight_block_size" in facts
-        else None,
+        "size": size // question.tp,
+        "dtype": dtype,
+        "block_shape": None if block_shape is None else list(block_shape),
     }
 
 

@@ -72,9 +72,10 @@ def cell(question: Question) -> dict[str, Any]:
     heads = {name: shape[name] for name in _HEADS[layer]}
     indivisible = [f"{name} = {count}" for name, count in heads.items() if count % question.tp]
     if indivisible:
+        sizes = divisible_sizes(model, layer=layer)
         raise InputError(
             f"{model.name} cannot be split over {question.tp} GPUs: {', '.join(indivisible)}",
-            remedy=f"Tensor-parallel sizes that divide: {', '.join(map(str, divisible_sizes(model)))}.",
+            remedy=f"Tensor-parallel sizes that divide: {', '.join(map(str, sizes))}.",
         )
     ours = ("layer", "linear_layers", "interleaved", "weights", "weight_block_size", "architectures")
     model_type = str(facts.get("model_type", ""))
@@ -91,16 +92,23 @@ def cell(question: Question) -> dict[str, Any]:
 
 
 def layer_of(question: Question) -> Layer:
-    """The layer a question is about: the one it names, or the model's own.
+    """The layer a question is about: the one that the model's entry says it has, or the one that the question names.
 
     Raises:
-        InputError: the model has no linear-attention layer.
+        InputError: the model has no linear-attention layer, or another one than the question names.
     """
-    return question.layer or _own_layer(question.model)
+    return _layer(question.model, question.layer)
 
 
-def _own_layer(model: ModelSpec) -> Layer:
+def _layer(model: ModelSpec, wanted: Layer | None) -> Layer:
     facts = {**model.config, **model.architecture}
+    if wanted is not None and facts.get("layer", wanted) != wanted:
+        raise InputError(
+            f"model {model.name!r} has layer {facts['layer']!r}, not {wanted!r}",
+            remedy="What another model's layer is warmed for says nothing about this one.",
+        )
+    if wanted is not None:
+        return wanted
     found = facts.get("layer") or ("gdn" if "linear_num_value_heads" in facts else None)
     for layer in get_args(Layer):
         if found == layer:
@@ -108,18 +116,21 @@ def _own_layer(model: ModelSpec) -> Layer:
     known = ", ".join(get_args(Layer))
     raise InputError(
         f"model {model.name!r} has no linear-attention layer in its architecture"
-        + (f": layer is {found!r}, known are {known}" if found else ""),
+        + (f": layer is {found!r}, known are {known}" if found else "")
+        + (", but a text_config, whose content belongs there itself" if "text_config" in facts else ""),
         remedy="Give a model with one (qwen3.5-35b-a3b, qwen3-next-80b-a3b, olmo-hybrid-7b, kimi-linear-48b-a3b, …).",
     )
 
 
-def divisible_sizes(model: ModelSpec, sizes: Iterable[int] | None = None) -> list[int]:
-    """The tensor-parallel sizes, among ``sizes`` where given, by which all linear-attention heads of a model divide.
+def divisible_sizes(
+    model: ModelSpec, sizes: Iterable[int] | None = None, *, layer: Layer | None = None
+) -> list[int]:
+    """The tensor-parallel sizes, among ``sizes`` where given, by which all heads of a model's linear-attention layer divide.
 
     Raises:
-        InputError: the model has no linear-attention layer, or not all of its shape.
+        InputError: the model has no such layer, or not all of its shape.
     """
-    layer = _own_layer(model)
+    layer = _layer(model, layer)
     shape = _shape(model, layer)
     common = gcd(*(shape[name] for name in _HEADS[layer]))
     return [size for size in (sizes or range(1, common + 1)) if common % size == 0]

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from perfgate.autotune.batches import LONGEST_PREFILL
 from perfgate.autotune.coverage import Coverage, determine
-from perfgate.autotune.moe import MoeAnswer, MoeInServer, in_server, mounted_configs, tuned_configs
+from perfgate.autotune.moe import (
+    MoeAnswer,
+    MoeInServer,
+    in_server,
+    mounted_configs,
+    require_names,
+    tuned_configs,
+)
 from perfgate.autotune.process import TIMEOUT_S
 from perfgate.autotune.question import STATE_DTYPES, TP_SIZES, Question, divisible_sizes
 from perfgate.autotune.tables import details, matrix, moe_lines
@@ -113,13 +121,15 @@ def run(options: argparse.Namespace) -> int:
     Returns:
         0 every cell is covered, 1 keys are missed or a server's log contradicts, 2 a cell could not be determined or the log is silent.
     """
-    if options.timeout <= 0:
+    if not options.timeout > 0:
         raise InputError(f"--timeout is {options.timeout:g}; it must be above 0")
-    if options.json not in (None, "-") and not Path(options.json).absolute().parent.is_dir():
-        raise InputError(f"--json {options.json}: there is no such folder")
+    if options.json not in (None, "-"):
+        _require_writable(Path(options.json))
     questions = ask_for(options)
     if not options.moe and (options.moe_configs or options.server_log):
         raise InputError("--moe-configs and --server-log are about MoE configurations", remedy="Add --moe.")
+    if options.moe:
+        require_names(questions)
     mounted = mounted_configs(options.moe_configs) if options.moe_configs else {}
     log = _log(options.server_log) if options.server_log else None
     found = determine(
@@ -133,16 +143,34 @@ def run(options: argparse.Namespace) -> int:
         sys.stdout.write(_json(found, moe, said))
         sys.stderr.write("\n".join(lines) + "\n")
     else:
-        if options.json:
-            try:
+        try:
+            if options.json:
                 Path(options.json).write_text(_json(found, moe, said), encoding="utf-8")
-            except OSError as error:
-                raise InputError(
-                    f"--json {options.json}: {error.strerror}", remedy="Give a file that can be written."
-                ) from error
-        sys.stdout.write("\n".join(lines) + "\n")
+        except OSError as error:
+            raise _unwritable(options.json, error.strerror) from error
+        finally:
+            sys.stdout.write("\n".join(lines) + "\n")
     states = {coverage.status for coverage in found} | {answer.finding for answer in said}
     return 2 if states & {"undetermined", "silent"} else 1 if states & {"missed", "contradicts"} else 0
+
+
+def _require_writable(path: Path) -> None:
+    """Asked before anything is examined, which takes minutes.
+
+    Raises:
+        InputError: there is no folder for the file, or it cannot be written.
+    """
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise InputError(f"--json {path}: there is no such folder")
+    if path.is_dir():
+        raise _unwritable(path, "is a folder")
+    if not os.access(path if path.exists() else folder, os.W_OK):
+        raise _unwritable(path, "no permission to write there")
+
+
+def _unwritable(path: Path | str, why: str | None) -> InputError:
+    return InputError(f"--json {path}: {why}", remedy="Give a file that can be written.")
 
 
 def ask_for(options: argparse.Namespace) -> list[Question]:
@@ -168,7 +196,8 @@ def ask_for(options: argparse.Namespace) -> list[Question]:
         gpu = gpus[resolve(gpu_name, gpus)].parse(GpuSpec)
         for model_name in options.model or _default_models(options, gpu):
             model = models[resolve(model_name, models)].parse(ModelSpec)
-            sizes = options.tp or (divisible_sizes(model, TP_SIZES) if options.matrix else (1,))
+            divide = divisible_sizes(model, TP_SIZES, layer=options.layer) if options.matrix else (1,)
+            sizes = options.tp or divide
             dtypes = options.state_dtype or (STATE_DTYPES if options.matrix else STATE_DTYPES[:1])
             questions += [
                 Question(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 from pathlib import Path
 
@@ -151,6 +152,23 @@ def test_the_json_holds_one_object_a_cell(tmp_path: Path, capsys: pytest.Capture
     assert "192 covered" in capsys.readouterr().out
 
 
+def test_an_answer_is_shown_though_its_file_cannot_be_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that filled up meanwhile is exit 2, and the minutes spent are not lost; a place that is closed is refused before."""
+    target = tmp_path / "full.json"
+    target.symlink_to("/dev/full")
+    assert run(tmp_path, "--gpu", "gb10", "--json", str(target)) == 2
+    said = capsys.readouterr()
+    assert "COVERED" in said.out
+    assert "No space left on device" in said.err
+    monkeypatch.setattr(os, "access", lambda *_asked: False)
+    assert run(tmp_path, "--gpu", "gb10", "--json", str(tmp_path / "closed.json")) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "no permission to write there" in said.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -167,7 +185,12 @@ def test_the_json_holds_one_object_a_cell(tmp_path: Path, capsys: pytest.Capture
             "--python /nowhere/python: there is no such program",
         ),
         (["--gpu", "gb10", "--json", "/nowhere/x.json"], "--json /nowhere/x.json: there is no such folder"),
+        (["--gpu", "gb10", "--json", "/"], "--json /: is a folder"),
         (["--gpu", "gb10", "--timeout", "0"], "must be above 0"),
+        (["--gpu", "gb10", "--timeout", "nan"], "must be above 0"),
+        (["--gpu", "gb10", "--layer", "gdn", "--model", "olmo-hybrid-7b"], "has layer 'olmo', not 'gdn'"),
+        (["--gpu", "gb10", "--model", "./folder"], "Add a [models.NAME] table"),
+        (["--gpu", "gb10", "--model", "qwen9.5"], 'Add a [models."qwen9.5"] table'),
         (["--gpu", "gb10", "--vllm-source", "/nowhere"], "there is no such folder"),
     ],
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from perfgate.autotune.moe import MoeAnswer, disagreement, moe_in_log, moe_shape, tuned_configs
+from perfgate.autotune.moe import MoeAnswer, disagreement, moe_in_log, moe_shape, require_names, tuned_configs
 from perfgate.autotune.question import Question
 from perfgate.catalogue import load_catalogue
 from perfgate.errors import InputError
@@ -38,6 +38,22 @@ def test_the_shape_is_that_of_one_rank() -> None:
         "dtype": "fp8_w8a8",
         "block_shape": [128, 128],
     }
+
+
+@pytest.mark.parametrize(
+    ("facts", "tp", "message"),
+    [
+        ({"weights": "fp4"}, 1, "has fp4 weights, for which perfgate cannot name"),
+        ({"moe_intermediate_size": 100}, 8, "moe_intermediate_size = 100"),
+    ],
+)
+def test_a_file_that_cannot_be_named_is_not_guessed(facts: dict[str, object], tp: int, message: str) -> None:
+    """Weights of another type have files of another name, and experts that do not divide have none: both are refused."""
+    gpu = load_catalogue("gpus")["gb10"].parse(GpuSpec)
+    model = load_catalogue("models")["qwen3.5-35b-a3b"].parse(ModelSpec)
+    other = model.model_copy(update={"architecture": {**model.architecture, **facts}})
+    with pytest.raises(InputError, match=message):
+        require_names([Question(gpu=gpu, model=other, tp=tp)])
 
 
 def test_a_gpu_without_a_name_has_no_files() -> None:

@@ -66,12 +66,31 @@ def test_any_shape_is_a_cell() -> None:
         ),
         ({"layer": "kda"}, "has no linear_attn_config.num_heads"),
         ({"layer": "mamba2"}, "layer is 'mamba2', known are gdn, olmo, kda"),
+        (
+            {"layer": None, "linear_num_value_heads": None, "text_config": {"layer": "gdn"}},
+            "but a text_config, whose content belongs there itself",
+        ),
     ],
 )
 def test_a_shape_that_is_not_given_is_not_guessed(facts: dict[str, Any], message: str) -> None:
     """A missing or impossible fact is refused by name: with a default, another model's coverage would pass for this one's."""
     with pytest.raises(InputError, match=message):
         cell(shaped(**facts))
+
+
+def test_a_question_cannot_give_a_model_another_layer() -> None:
+    """Where the entry names its layer, that is the one; where it does not, the question's is taken, for the sizes that divide too."""
+    with pytest.raises(InputError, match="'olmo-hybrid-7b' has layer 'olmo', not 'gdn'"):
+        cell(question("olmo-hybrid-7b", layer="gdn"))
+    assert cell(question("olmo-hybrid-7b", layer="olmo"))["layer"] == "olmo"
+    kimi = load_catalogue("models")["kimi-linear-48b-a3b"].parse(ModelSpec)
+    facts = {name: value for name, value in kimi.architecture.items() if name != "layer"}
+    unnamed = kimi.model_copy(update={"architecture": facts})
+    assert divisible_sizes(unnamed, TP_SIZES, layer="kda") == [1, 2, 4, 8]
+    asked = question(layer="kda", tp=3).model_copy(update={"model": unnamed})
+    with pytest.raises(InputError, match="cannot be split over 3") as raised:
+        cell(asked)
+    assert raised.value.remedy.endswith("1, 2, 4, 8, 16, 32.")
 
 
 def test_every_catalogued_model_has_a_cell() -> None:
