@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import pkgutil
 import sys
+import traceback
 from collections.abc import Sequence
 
 import perfgate
@@ -40,10 +42,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one subcommand.
 
     Returns:
-        its exit status; 2 for anything a person has to correct, 130 after Ctrl-C, 141 where its output was cut off before it was done.
+        its exit status; 2 for anything a person has to correct and for a crash, which must not pass for an answer (a traceback alone would
+        be 1, as is "slower" or "missed"), 130 after Ctrl-C, 141 where its output was cut off before it was done.
     """
     options = parser().parse_args(arguments)
     status = EXIT_CUT_OFF
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal that cannot show a character is told its number (which JSON reads as the character).
+            stream.reconfigure(errors="backslashreplace")
     try:
         status = options.run(options)
         sys.stdout.flush()
@@ -56,6 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # The reader (head, less) went away; Python's own flush at exit must not complain. What was found out still counts.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except Exception:
+        traceback.print_exc()
+        return EXIT_BAD_INPUT
     return status
 
 

@@ -241,8 +241,11 @@ def _end(child: subprocess.Popen[bytes]) -> None:
 
 _REMOVED = (
     "PERFGATE_AUTOTUNE_EVENTS",
+    "PYTHONOPTIMIZE",
+    "PYTHONWARNINGS",
     "TRITON_CACHE_AUTOTUNING",
     "TRITON_INTERPRET",
+    "TRITON_OVERRIDE_ARCH",
     "VLLM_PLUGINS",
     "VLLM_TARGET_DEVICE",
     "VLLM_TRITON_FORCE_FIRST_CONFIG",
@@ -260,6 +263,7 @@ def _environment(work: Path, *, own_python: bool, devices: bool) -> dict[str, st
     return kept | {
         "HF_HUB_OFFLINE": "1",
         "OMP_NUM_THREADS": "1",
+        "PYTHONUTF8": "1",
         "TRITON_CACHE_DIR": str(work / "triton"),
         "VLLM_CACHE_ROOT": str(work / "vllm"),
         "VLLM_CONFIGURE_LOGGING": "0",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import stat
+import sys
 from pathlib import Path
 
 import pytest
@@ -150,6 +152,29 @@ def test_the_json_holds_one_object_a_cell(tmp_path: Path, capsys: pytest.Capture
     cells = json.loads(target.read_text())
     assert len(cells) == 192
     assert "192 covered" in capsys.readouterr().out
+
+
+def test_a_crash_is_not_a_missed_key(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What nobody foresaw is exit 2 with its traceback; Python's own status of a crash is 1, which means missed."""
+
+    def crash(*_asked: object, **_more: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("perfgate.commands.coverage.determine", crash)
+    assert main(["coverage", "--gpu", "gb10"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_terminal_without_a_character_is_told_its_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Output that is not UTF-8 loses no answer, and what it is told in place of a character is JSON too."""
+    shown = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", shown)
+    assert run(tmp_path, "--gpu", "gb10", "--json", "-", error="no layer … here") == 2
+    assert json.loads(shown.buffer.getvalue())["undetermined"] == "no layer … here"
 
 
 def test_an_answer_is_shown_though_its_file_cannot_be_written(

@@ -83,7 +83,10 @@ def test_no_child_outlives_who_asked(tmp_path: Path) -> None:
     script.write_text(
         f"from perfgate.autotune.process import ask\nask({REQUEST!r}, entry='stays', environment={environment!r})\n"
     )
-    with subprocess.Popen([sys.executable, str(script)]) as asking:
+    # A caller that is killed leaves its folder behind; here it is the test's.
+    with subprocess.Popen(
+        [sys.executable, str(script)], env=os.environ | {"TMPDIR": str(tmp_path)}
+    ) as asking:
         began = time.monotonic()
         while not known.exists() and time.monotonic() - began < 30:
             time.sleep(0.02)
@@ -105,9 +108,12 @@ def test_the_child_sees_empty_caches_and_no_recorder(tmp_path: Path, monkeypatch
     monkeypatch.setenv("VLLM_TRITON_FORCE_FIRST_CONFIG", "1")
     monkeypatch.setenv("PERFGATE_AUTOTUNE_EVENTS", "x")
     monkeypatch.setenv("TRITON_CACHE_DIR", "/elsewhere")
+    # An assertion that is not asked, or a warning that is an error, is another vLLM than the one that serves.
+    for name in ("PYTHONOPTIMIZE", "PYTHONWARNINGS", "TRITON_OVERRIDE_ARCH"):
+        monkeypatch.setenv(name, "1")
     body = (
-        """printf '{"cells": ["%s%s", "%s"]}' "$VLLM_TRITON_FORCE_FIRST_CONFIG" """
-        """"$PERFGATE_AUTOTUNE_EVENTS" "$TRITON_CACHE_DIR" > "$4" """
+        """printf '{"cells": ["%s%s%s", "%s"]}' "$VLLM_TRITON_FORCE_FIRST_CONFIG" "$PERFGATE_AUTOTUNE_EVENTS" """
+        """"$PYTHONOPTIMIZE$PYTHONWARNINGS$TRITON_OVERRIDE_ARCH" "$TRITON_CACHE_DIR" > "$4" """
     )
     overrides, cache = ask(REQUEST, python=interpreter(tmp_path, body))["cells"]
     assert overrides == ""
