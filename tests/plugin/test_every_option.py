@@ -153,10 +153,23 @@ def test_a_gpu_that_is_not_here(project, spread):
 
 @SPREAD
 def test_an_unpacked_vllm(project, spread):
-    """--vllm-source names the vLLM whose kernels are looked at; a folder that is none fails with words."""
+    """--vllm-source names the vLLM whose kernels are looked at; a folder that is none fails with words, once and not once a cell."""
     (project.path / "conftest.py").write_text('pytest_plugins = ["fixtures.serving", "fixtures.kernels"]\n')
     shutil.copy(REPOSITORY / "tests/kernels/test_coverage.py", project.path / "tests/test_keys.py")
     cells = ("-m", "kernels", "--gpu", "gb10", "--model", "qwen3.5-9b", "--vllm-source", "/nowhere")
-    result = project.pytest(*spread, *cells, "-k", "reaches and tp1 and float32")
+    result = project.pytest(*spread, *cells, "-k", "reaches")
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines(["--vllm-source /nowhere: there is no such folder"])
+
+
+def test_a_model_without_such_a_layer(project):
+    """A dense model fails where coverage is asked for, and is measured where it is not."""
+    (project.path / "conftest.py").write_text('pytest_plugins = ["fixtures.serving", "fixtures.kernels"]\n')
+    shutil.copy(REPOSITORY / "tests/kernels/test_coverage.py", project.path / "tests/test_keys.py")
+    dense = ("--model", "tiny-qwen3")
+    result = project.pytest("-m", "kernels", "--gpu", "gb10", *dense)
+    result.assert_outcomes(errors=2)
+    result.stdout.fnmatch_lines(["model 'tiny-qwen3' has no linear-attention layer in its architecture"])
+    collected = project.pytest("-m", "serving", "--collect-only", *dense)
+    assert collected.ret == 0
+    collected.stdout.no_fnmatch_line("*linear-attention layer*")
