@@ -55,6 +55,13 @@ class Watcher:
             self._write(kind="error", text=traceback.format_exc(limit=3))
             return
         self._write(kind="start", triton=version)
+        os.register_at_fork(after_in_child=lambda: self._forked(version))
+
+    def _forked(self, version: str | None) -> None:
+        """A forked process (`VLLM_WORKER_MULTIPROC_METHOD=fork`) has these hooks, and vLLM loads no plugin in it again."""
+        self.ready = False
+        self._started.clear()
+        self._write(kind="start", triton=version)
 
     def say_ready(self) -> None:
         """From here on, what is tuned or compiled makes a request wait."""

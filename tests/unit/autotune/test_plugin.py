@@ -115,8 +115,9 @@ assert Derived().compile_or_warm_up_model(3) == 6
 """
 
 
-def test_ready_is_the_end_of_the_workers_last_step(tmp_path: Path) -> None:
-    """The worker's warm-up returns what it returned, and the file says when it ended."""
+@pytest.mark.parametrize("forked", [False, True])
+def test_ready_is_the_end_of_the_workers_last_step(tmp_path: Path, forked: bool) -> None:
+    """The worker's warm-up returns what it returned, and the file says when it ended, and in a forked process that it was watched."""
     folder = tmp_path / "lib" / "vllm" / "v1" / "worker"
     folder.mkdir(parents=True)
     for package in (folder, folder.parent, folder.parent.parent):
@@ -125,9 +126,17 @@ def test_ready_is_the_end_of_the_workers_last_step(tmp_path: Path) -> None:
         "class Worker:\n    def compile_or_warm_up_model(self, x):\n        return 2 * x\n"
     )
     path = tmp_path / "events.jsonl"
-    done = run(path, script=WORKER.format(folder=str(tmp_path / "lib")))
+    script = WORKER.format(folder=str(tmp_path / "lib"))
+    if forked:
+        script = script.replace(
+            "register()\n", "register()\nimport os\nif os.fork():\n    sys.exit(os.wait()[1])\n", 1
+        )
+    done = run(path, script=script)
     assert done.returncode == 0, done.stderr
-    assert [event.kind for event in read_events(path)] == ["start", "ready"]
+    events = read_events(path)
+    *started, ready = events
+    assert [event.kind for event in started] == ["start"] * (2 if forked else 1)
+    assert (ready.kind, ready.pid) == ("ready", started[-1].pid)
 
 
 def test_a_recorder_that_fails_says_so_and_lets_vllm_run(tmp_path: Path) -> None:
