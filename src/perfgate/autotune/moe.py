@@ -144,7 +144,8 @@ def moe_shape(question: Question) -> dict[str, object] | None:
         )
     if size % question.tp:
         raise InputError(
-            f"model {model.name!r}: its experts cannot be split over {question.tp} GPUs: moe_intermediate_size = {size}"
+            f"model {model.name!r}: its experts cannot be split over {question.tp} GPUs: moe_intermediate_size = {size}",
+            remedy="Give a tensor-parallel size that divides it, or leave --moe out.",
         )
     dtype = _DTYPES[weights]
     block_shape = facts.get("weight_block_size") if dtype is not None else None
