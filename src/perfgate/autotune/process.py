@@ -28,12 +28,14 @@ _TAIL_LINES = 12
 _GRACE_S = 5.0
 _POLL_S = 0.2
 
-# vLLM's source goes first, ours last: the interpreter may be another environment's, and only `perfgate` is to come from here. Of a
-# source's folder only `vllm` is seen (through a link), for it may be another environment's site-packages. On Linux the child dies with
-# the thread that started it (PR_SET_PDEATHSIG, SIGKILL), for a caller that was killed cannot hold it to its deadline.
+# vLLM's source goes first, ours last: the interpreter may be another environment's, and only `perfgate` is to come from here, also where
+# that environment has one (for the recorder), which may be of another release. Of a source's folder only `vllm` is seen (through a link),
+# for it may be another environment's site-packages. On Linux the child dies with the thread that started it (PR_SET_PDEATHSIG, SIGKILL):
+# a caller that was killed cannot hold it to its deadline.
 _BOOTSTRAP = (
     "import ctypes; getattr(ctypes.CDLL(None), 'prctl', lambda *_: 0)(1, 9); "
-    "import sys; s, p, q, a = sys.argv[1:5]; s and sys.path.insert(0, s); sys.path.append(p); "
+    "import sys; s, p, q, a = sys.argv[1:5]; sys.path.insert(0, p); import perfgate; sys.path.remove(p); "
+    "s and sys.path.insert(0, s); sys.path.append(p); "
     "import importlib; sys.exit(importlib.import_module(sys.argv[5]).main(q, a))"
 )
 EMULATED = "perfgate.autotune.runner"

@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+import perfgate
 from perfgate.autotune.process import ask, source_root
 from perfgate.errors import CoverageError, InputError
 
@@ -162,6 +163,21 @@ def test_a_packed_source_is_to_be_unpacked(tmp_path: Path, name: str, remedy: st
     with pytest.raises(InputError, match=r"no vllm/__init__.py") as raised:
         source_root(tmp_path)
     assert str(packed) in str(raised.value.remedy)
+
+
+def test_another_environments_perfgate_does_not_answer(tmp_path: Path) -> None:
+    """The environment of vLLM may have a perfgate for the recorder, of any release: the one that asks is the one that answers."""
+    (tmp_path / "perfgate").mkdir()
+    (tmp_path / "perfgate" / "__init__.py").touch()
+    (tmp_path / "which.py").write_text(
+        "import json, perfgate\n"
+        "def main(question, answer):\n"
+        "    json.dump({'cells': [perfgate.__file__]}, open(answer, 'w'))\n"
+    )
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nPYTHONPATH={tmp_path} exec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    assert ask(REQUEST, python=str(python), entry="which")["cells"] == [perfgate.__file__]
 
 
 def test_of_a_source_only_vllm_is_seen(tmp_path: Path) -> None:
