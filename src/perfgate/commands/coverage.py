@@ -23,7 +23,7 @@ from perfgate.autotune.process import TIMEOUT_S
 from perfgate.autotune.question import STATE_DTYPES, TP_SIZES, Question, divisible_sizes
 from perfgate.autotune.tables import details, matrix, moe_lines
 from perfgate.catalogue import Catalogue, load_catalogue
-from perfgate.errors import InputError
+from perfgate.errors import CoverageError, InputError
 from perfgate.selection import user_files
 from perfgate.targets import GpuSpec, ModelSpec
 
@@ -135,7 +135,7 @@ def run(options: argparse.Namespace) -> int:
     found = determine(
         questions, vllm_source=options.vllm_source, python=options.python, timeout_s=options.timeout
     )
-    moe = _moe(options, questions) if options.moe else []
+    moe, unnamed = _moe(options, questions) if options.moe else ([], None)
     said = [in_server(answer, log, mounted=mounted) for answer in moe] if log is not None else []
     text = details(found[0]) if len(found) == 1 else matrix(found)
     lines = [text, *moe_lines(moe, mounted, said)] if moe else [text]
@@ -150,6 +150,8 @@ def run(options: argparse.Namespace) -> int:
             raise _unwritable(options.json, error.strerror) from error
         finally:
             sys.stdout.write("\n".join(lines) + "\n")
+    if unnamed is not None:
+        raise unnamed
     states = {coverage.status for coverage in found} | {answer.finding for answer in said}
     return 2 if states & {"undetermined", "silent"} else 1 if states & {"missed", "contradicts"} else 0
 
@@ -234,10 +236,16 @@ def _default_models(options: argparse.Namespace, gpu: GpuSpec) -> Sequence[str]:
     return (gpu.model or LAYER_MODELS["gdn"],)
 
 
-def _moe(options: argparse.Namespace, questions: Sequence[Question]) -> list[MoeAnswer]:
-    return tuned_configs(
-        questions, vllm_source=options.vllm_source, python=options.python, timeout_s=options.timeout
-    )
+def _moe(
+    options: argparse.Namespace, questions: Sequence[Question]
+) -> tuple[list[MoeAnswer], CoverageError | None]:
+    """The answers, or none and why: what is known of the keys is to be shown all the same."""
+    try:
+        return tuned_configs(
+            questions, vllm_source=options.vllm_source, python=options.python, timeout_s=options.timeout
+        ), None
+    except CoverageError as error:
+        return [], error
 
 
 def _log(path: Path) -> str:

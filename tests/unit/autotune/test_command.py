@@ -92,6 +92,21 @@ def test_a_child_that_fails_leaves_its_cells_undetermined(
     assert "1 covered, 0 with missed keys, 1 undetermined" in capsys.readouterr().out
 
 
+def test_files_that_cannot_be_named_take_no_answer_with_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A release without the function that names MoE configurations: exit 2 and why, and the keys are shown and written all the same."""
+    script = Path(interpreter(tmp_path, warmed=True))
+    script.write_text(script.read_text().replace(repr(MOE), "{'error': 'no get_config_file_name'}"))
+    target = tmp_path / "x.json"
+    asked = ["--gpu", "gb10", "--model", "qwen3.5-35b-a3b", "--moe", "--json", str(target)]
+    assert main(["coverage", "--python", str(script), *asked]) == 2
+    said = capsys.readouterr()
+    assert "COVERED" in said.out
+    assert "no get_config_file_name" in said.err
+    assert json.loads(target.read_text())["keys_warmed"] == 1
+
+
 def moe_folder(folder: Path, content: str = '{"1": {}, "64": {}, "triton_version": "3"}') -> Path:
     """A folder as a server has it mounted."""
     folder.mkdir()
