@@ -16,6 +16,7 @@ INNOCENT = (
 )
 CELL = ("--gpu", "cpu", "--server", "tiny", "--workload", "cpu-chat")
 ONE_SLOT = "--max-num-seqs 16 → 1"
+TWO_SLOTS = "--max-num-seqs 16 → 2"
 
 pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
@@ -50,11 +51,12 @@ def test_the_one_flag_that_matters_is_named_among_five(tmp_path):
 
 
 def test_two_settings_that_matter_are_both_named_among_five(tmp_path):
-    """One slot for four streams costs TTFT and throughput, Python's development mode throughput: both are named, three others are not."""
-    said, found = attribute(tmp_path, *INNOCENT[:3], "--vllm-arg=--max-num-seqs=1", "--env=PYTHONDEVMODE=1")
-    assert sorted(found["responsible"]) == [ONE_SLOT, "PYTHONDEVMODE=1"], said
+    """Two slots for four streams and the tracing of Python's allocations both cost throughput: both are named, three others are not."""
+    changed = ("--vllm-arg=--max-num-seqs=2", "--env=PYTHONTRACEMALLOC=1")
+    said, found = attribute(tmp_path, *INNOCENT[:3], *changed)
+    assert sorted(found["responsible"]) == [TWO_SLOTS, "PYTHONTRACEMALLOC=1"], said
     assert found["ended"] == "explained"
-    assert ONE_SLOT in named_parts(found, "mean_ttft_ms")
+    assert TWO_SLOTS in named_parts(found, "mean_ttft_ms")
     both = named_parts(found, "output_throughput")
     assert set(both) == set(found["responsible"])
     assert all(part["lower"] > 0 for part in both.values())

@@ -112,7 +112,7 @@ def test_what_moved_between_two_releases_is_listed_and_little_of_it_is_noise(sai
 
 
 def test_a_failing_verdict_begins_with_the_defaults_that_moved(said, tmp_path):
-    """A baseline of the older release, then the installed one with a single slot: the verdict's first words are what moved unasked."""
+    """A baseline of the older release, then one slot of the installed one: the verdict begins with what is set otherwise and what moved."""
     cell = ("--gpu", "cpu", "--server", "tiny", "--workload", "cpu-chat")
     older = f'[servers.tiny.env]\nPYTHONPATH = "{release(OLDER)}"\n[gpus.cpu]\nreplicates = 2\n'
     sessions = Sessions(tmp_path, *cell, config=older)
@@ -123,6 +123,8 @@ def test_a_failing_verdict_begins_with_the_defaults_that_moved(said, tmp_path):
     assert verdict["outcome"] in ("REGRESSION", "SUSPECT"), judged.said
     first = next(note for note in verdict["notes"] if note.endswith("not set by you"))
     assert f"new default between vLLM {OLDER} and " in first
-    assert verdict["reason"].startswith(first)
+    quoted, _, _ = verdict["reason"].partition("slower by")
+    assert quoted.startswith("max_num_seqs: 16 → 1, set by you; ")
+    assert first in quoted
     assert any("max_num_seqs: 16 → 1, set by you" in note for note in verdict["notes"])
     assert any("mostly queueing" in note for note in verdict["notes"])
