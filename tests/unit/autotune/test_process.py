@@ -53,15 +53,20 @@ def test_an_interrupt_ends_every_child_at_once(tmp_path: Path) -> None:
     folder = tmp_path / "children"
     folder.mkdir()
     python = interpreter(tmp_path, f"touch {folder}/$$; exec sleep 300")
+    # What a script starts in the background ignores SIGINT, and so would everything below it.
     script.write_text(
+        "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
         f"from perfgate.autotune.process import ask_all\nask_all([{REQUEST!r}] * 3, python={python!r}, workers=2)\n"
     )
-    asking = subprocess.Popen([sys.executable, str(script)], stderr=subprocess.PIPE)
-    began = time.monotonic()
-    while len(list(folder.iterdir())) < 2 and time.monotonic() - began < 30:
-        time.sleep(0.02)
-    asking.send_signal(signal.SIGINT)
-    _, error = asking.communicate(timeout=30)
+    with subprocess.Popen([sys.executable, str(script)], stderr=subprocess.PIPE) as asking:
+        try:
+            began = time.monotonic()
+            while len(list(folder.iterdir())) < 2 and time.monotonic() - began < 30:
+                time.sleep(0.02)
+            asking.send_signal(signal.SIGINT)
+            _, error = asking.communicate(timeout=30)
+        finally:
+            asking.kill()
     assert b"KeyboardInterrupt" in error
     pids = [int(child.name) for child in folder.iterdir()]
     assert len(pids) == 2
