@@ -8,14 +8,13 @@ import secrets
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-import httpx
-
 import perfgate
 from perfgate.client import Endpoint, Progress, judge_server, judge_validity, run_load, run_record
-from perfgate.commands.load.control import client_of, metrics_page, served, settled
+from perfgate.commands.load.control import Control, metrics_page, served, settled
 from perfgate.commands.load.options import (
     FIRST_ID,
     VOCABULARY,
@@ -54,18 +53,19 @@ def run(options: argparse.Namespace) -> int:
             f"{'--arrays' if options.arrays else '--cell'} without --json",
             remedy="Add --json FILE to keep the run.",
         )
-    with client_of(options) as control:
-        model, version = served(control, options)
-        endpoint = Endpoint(
-            url=options.url,
-            model=model,
-            api=options.endpoint,
-            api_key=api_key_of(options),
-            verify=not options.insecure,
-            ca_file=options.ca_file,
-            prompt_form=options.prompt_form,
-        )
-        timings, counted = _measure(options, workload, endpoint, control)
+    endpoint = Endpoint(
+        url=options.url,
+        model="",
+        api=options.endpoint,
+        api_key=api_key_of(options),
+        verify=not options.insecure,
+        ca_file=options.ca_file,
+        prompt_form=options.prompt_form,
+    )
+    control = Control(endpoint)
+    model, version = served(control, options.url, options.model)
+    endpoint = replace(endpoint, model=model)
+    timings, counted = _measure(options, workload, endpoint, control)
     invalid = [*judge_validity(timings, workload, exact_prompts=_exact(options)), *counted]
     record = run_record(timings, workload, seed=options.seed, invalid=invalid, arrays=options.arrays)
     sys.stdout.write(table(timings, record, workload))
@@ -75,9 +75,9 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _measure(
-    options: argparse.Namespace, workload: WorkloadSpec, endpoint: Endpoint, control: httpx.Client
+    options: argparse.Namespace, workload: WorkloadSpec, endpoint: Endpoint, control: Control
 ) -> tuple[Timings, Sequence[str]]:
-    vocabulary = options.vocab_size or VOCABULARY
+    vocabulary = VOCABULARY if options.vocab_size is None else options.vocab_size
     first = options.first_token_id
     if first is None:
         first = FIRST_ID if vocabulary >= 4 * FIRST_ID else 10
@@ -111,7 +111,7 @@ def _measure(
     page = settled(control, before, workload.num_prompts)
     size = parse_cache_config(page).get("block_size", "")
     return timings, judge_server(
-        before, parse_counters(page), workload, block_size=int(size) if size.isdigit() else None
+        before, parse_counters(page), workload, block_size=int(size) if size.isdecimal() else None
     )
 
 
