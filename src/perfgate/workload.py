@@ -23,6 +23,11 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 SloName = Literal["ttft", "tpot", "e2el"]
 Tokens = NDArray[np.int32]
 
+_MOST_IDS = 2**24
+_MOST_TOKENS = 2**30
+_HEAD_TOKENS = 64
+"""A prompt costs a request's head too, as much as so many tokens."""
+
 
 class WorkloadSpec(Record):
     """One workload: how long, how many, and how they arrive.
@@ -72,6 +77,11 @@ class WorkloadSpec(Record):
         if self.concurrency is not None and self.max_concurrency is not None:
             raise ValueError(
                 "max_concurrency belongs to request_rate; a closed loop is limited by concurrency itself"
+            )
+        if self.request_rate is not None and self.num_prompts / self.request_rate > self.run_timeout_s:
+            raise ValueError(
+                f"num_prompts {self.num_prompts} at request_rate {self.request_rate:g} a second are due within"
+                f" {self.num_prompts / self.request_rate:g} s, and run_timeout_s is {self.run_timeout_s:g}"
             )
         if self.shared_prefix_len >= self.input_len:
             raise ValueError(
@@ -137,8 +147,19 @@ def make_prompts(
         excluded: special ids, never drawn.
 
     Raises:
-        InputError: fewer than two ids to draw from, or not enough of them for that many different prompts.
+        InputError: fewer than two ids to draw from, ids that no vocabulary has, not enough of them for that many different prompts, or
+            more prompts than fit in memory.
     """
+    if first_id < 0 or vocab_size > _MOST_IDS:
+        raise InputError(
+            f"workload {spec.name!r}: token ids from {first_id} to below {vocab_size}",
+            remedy=f"Ids begin at 0, and no vocabulary has more than {_MOST_IDS}.",
+        )
+    if (spec.num_prompts + spec.warmups) * (spec.input_len + _HEAD_TOKENS) > _MOST_TOKENS:
+        raise InputError(
+            f"workload {spec.name!r}: {spec.num_prompts + spec.warmups} prompts of {spec.input_len} tokens do not fit in memory",
+            remedy="Lower num_prompts or input_len: a run's requests are made before it begins.",
+        )
     ids = np.setdiff1d(np.arange(first_id, vocab_size, dtype=np.int32), np.asarray(excluded, dtype=np.int32))
     if len(ids) < 2:
         raise InputError(

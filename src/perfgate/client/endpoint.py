@@ -53,7 +53,10 @@ class Endpoint:
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise InputError(f"URL {self.url!r} is not one of an HTTP server", remedy=_URL_REMEDY)
         if parts.username or parts.password:
-            raise InputError("the URL carries a user name or password", remedy="Pass a key as api_key.")
+            raise InputError(
+                "the URL carries a user name or password",
+                remedy="A key is passed by itself (--api-key-env NAME; in a table api_key_env).",
+            )
         if parts.query or parts.fragment:
             raise InputError(f"URL {self.url!r} has a query or fragment", remedy=_URL_REMEDY)
         if port == 0 or any(ord(char) <= 32 or ord(char) > 126 for char in self.url):
@@ -61,9 +64,10 @@ class Endpoint:
                 f"URL {self.url!r} has a port or character that no server has", remedy=_URL_REMEDY
             )
         for name, value in self._all_headers().items():
-            if not _TOKEN.match(name) or any(char in value for char in "\r\n\0"):
+            if not _TOKEN.match(name) or not (value.isascii() and value.isprintable()):
                 raise InputError(
-                    f"header {name!r} cannot be sent", remedy="One line, a name of letters and dashes."
+                    f"header {name!r} cannot be sent",
+                    remedy="One line of ASCII, a name of letters and dashes.",
                 )
             if name.lower() in _OURS:
                 raise InputError(f"header {name!r} is set by perfgate", remedy="Leave it out.")

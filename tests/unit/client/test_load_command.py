@@ -104,15 +104,30 @@ def test_an_open_loop_and_several_processes_and_chat(load):
         ([*SMALL], "exactly one of"),
         ([*CLOSED, "--request-rate=1"], "exactly one of"),
         (["--input-len=0", *CLOSED[1:]], "--input-len"),
+        (["--input-len=0", *CLOSED[1:]], "--input-len 0: "),
+        ([*SMALL, "--request-rate=inf"], "a closed loop: --concurrency N"),
+        ([*SMALL, "--request-rate=1e-300"], "--num-prompts 6 at --request-rate 1e-300 a second"),
+        ([*CLOSED, "--num-warmups=-1"], "--num-warmups -1: "),
+        ([*CLOSED, "--request-timeout=0"], "--request-timeout 0.0: "),
+        ([*CLOSED, "--run-timeout=nan"], "--run-timeout nan: "),
+        ([*CLOSED, "--goodput", "ttft:-5"], "--goodput ttft:-5.0: "),
+        ([*CLOSED, "--goodput", "ttft:5", "ttft:9"], "ttft was given before"),
         ([*CLOSED, "--goodput", "itl:5"], "--goodput 'itl:5'"),
         ([*CLOSED, "--goodput", "ttft"], "--goodput 'ttft'"),
         ([*CLOSED, "--extra-body={"], "no JSON"),
+        ([*CLOSED, "--extra-body=" + "[" * 100_000], "no JSON"),
+        ([*CLOSED, '--extra-body={"temperature": NaN}'], "NaN is none of its values"),
+        ([*CLOSED, "--extra-body=[1]"], "--extra-body [1]: "),
         ([*CLOSED, '--extra-body={"stream": false}'], "may not set stream"),
         ([*CLOSED, "--model=scriptde"], "It serves scripted."),
         ([*CLOSED, "--api-key-env=NO_SUCH_VARIABLE"], "NO_SUCH_VARIABLE"),
         ([*CLOSED, "--json=x.json", "--cell=a/b"], "GPU/MODEL/SERVER/WORKLOAD"),
         ([*CLOSED, "--load-processes=9"], "9 load processes"),
         ([*CLOSED, "--vocab-size=3", "--first-token-id=2"], "1 token ids"),
+        ([*CLOSED, "--vocab-size=0"], "0 token ids"),
+        ([*CLOSED, "--vocab-size=3000000000"], "no vocabulary has more"),
+        ([*CLOSED, "--first-token-id=-5"], "Ids begin at 0"),
+        ([CLOSED[0], CLOSED[1], "--num-prompts=1000000000", "--concurrency=1"], "do not fit in memory"),
     ],
 )
 def test_bad_input_is_a_message_and_exit_2(load, arguments, words):
@@ -206,6 +221,29 @@ def test_a_key_is_read_from_the_environment_and_shown_nowhere(load, secure, tmp_
     assert status == 2
     assert "401" in err
     assert "hunter3" not in err
+
+
+def test_what_is_no_name_of_a_variable_is_not_repeated(load, monkeypatch):
+    """A key given in place of its variable's name reaches no log, and a key that no header carries is refused by its variable's name."""
+    status, _, err = load(*CLOSED, "--api-key-env=sk-hunter2")
+    assert status == 2
+    assert "hunter2" not in err
+    assert "--api-key-env KEY" in err
+    for key in ("hunter2\n", "hünter2"):
+        monkeypatch.setenv("SOME_KEY", key)
+        status, _, err = load(*CLOSED, "--api-key-env=SOME_KEY")
+        assert status == 2
+        assert "--api-key-env SOME_KEY: its value" in err
+        assert "nter2" not in err
+
+
+def test_a_host_that_is_no_name_is_a_message(load):
+    """Names that no resolver can be asked for are answered as those that it does not know."""
+    for host in ("a..b", "xn--zzzzzz.-", "a" * 300):
+        status, out, err = load(*CLOSED, url=f"http://{host}:80")
+        assert (status, out) == (2, "")
+        assert "does not answer" in err
+        assert "Traceback" not in err
 
 
 def test_a_server_that_is_none_of_openais_is_a_message(load, scripted):

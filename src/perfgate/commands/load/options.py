@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from perfgate.errors import InputError
 from perfgate.records import Cell
 from perfgate.workload import WorkloadSpec
 
 FIRST_ID, VOCABULARY = 1000, 30_000
+
+_OPTIONS = {
+    "warmups": "--num-warmups",
+    "slo": "--goodput",
+    "request_timeout_s": "--request-timeout",
+    "run_timeout_s": "--run-timeout",
+}
+"""Those that are not called as their field is."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -95,10 +106,11 @@ def workload_of(options: argparse.Namespace) -> WorkloadSpec:
     Raises:
         InputError: they describe none; the option is named.
     """
-    try:
-        body = json.loads(options.extra_body)
-    except ValueError as error:
-        raise InputError(f"--extra-body {options.extra_body!r} is no JSON: {error}") from None
+    if options.request_rate is not None and math.isinf(options.request_rate):
+        raise InputError(
+            f"--request-rate {options.request_rate:g}",
+            remedy="To send as fast as answers come, use a closed loop: --concurrency N.",
+        )
     given = {
         "name": "load",
         "input_len": options.input_len,
@@ -114,26 +126,48 @@ def workload_of(options: argparse.Namespace) -> WorkloadSpec:
         "api": options.endpoint,
         "request_timeout_s": options.request_timeout,
         "run_timeout_s": options.run_timeout,
-        "extra_body": body,
+        "extra_body": _extra_body(options.extra_body),
     }
     try:
         return WorkloadSpec.model_validate(given)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = (
-            "--" + "-".join(str(part) for part in first["loc"]).replace("_", "-") + ": "
-            if first["loc"]
-            else ""
-        )
+        raise InputError(_as_options(error.errors()[0], given), remedy="See perfgate load --help.") from None
+
+
+def _as_options(problem: ErrorDetails, given: Mapping[str, object]) -> str:
+    """A problem of the specification in the words of the command line."""
+    said = problem["msg"].removeprefix("Value error, ")
+    if not problem["loc"]:
+        return re.sub("|".join(rf"\b{field}\b" for field in given), lambda field: _option(field[0]), said)
+    field, *rest = (str(part) for part in problem["loc"])
+    value = problem["input"]
+    where = f"{_option(field)} {':'.join([*rest, str(value)]) if isinstance(value, int | float) else repr(value)[:80]}"
+    return f"{where}: {said}"
+
+
+def _option(field: str) -> str:
+    return _OPTIONS.get(field, "--" + field.replace("_", "-"))
+
+
+def _extra_body(text: str) -> object:
+    try:
+        return json.loads(text, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
         raise InputError(
-            f"{where}{first['msg'].removeprefix('Value error, ')}", remedy="See perfgate load --help."
+            f"--extra-body {text[:80]!r} is no JSON: {error}", remedy="Quote it: '{\"temperature\": 0}'."
         ) from None
+
+
+def _no_constant(name: str) -> object:
+    raise ValueError(f"{name} is none of its values")
 
 
 def _service_levels(pairs: Sequence[str]) -> dict[str, float]:
     levels: dict[str, float] = {}
     for pair in pairs:
         name, colon, value = pair.partition(":")
+        if name in levels:
+            raise InputError(f"--goodput {pair!r}: {name} was given before", remedy="Give each level once.")
         try:
             levels[name] = float(value)
         except ValueError:
@@ -153,10 +187,21 @@ def api_key_of(options: argparse.Namespace) -> str | None:
     """
     if options.api_key_env is None:
         return None
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", options.api_key_env):
+        # Most likely the key itself, which no log should have.
+        raise InputError(
+            "--api-key-env: what was given is no name of a variable",
+            remedy="Export the key (export KEY=…), and give the variable's name: --api-key-env KEY.",
+        )
     key = os.environ.get(options.api_key_env)
     if not key:
         raise InputError(
             f"--api-key-env {options.api_key_env}: the variable is not set", remedy="Export it first."
+        )
+    if not (key.isascii() and key.isprintable()):
+        raise InputError(
+            f"--api-key-env {options.api_key_env}: its value has a line end or a character that no header carries",
+            remedy="Export the key alone, without a line end.",
         )
     return key
 
