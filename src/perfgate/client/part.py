@@ -125,7 +125,7 @@ def assemble(
         slots: target concurrency.
         started: wall clock at t0.
     """
-    outcome, detail = ["not_sent"] * count, [""] * count
+    outcome, detail = ["not_sent"] * count, ["the run's deadline passed before its turn"] * count
     stamps = np.full((4, count), _NEVER, dtype=np.int64)
     if due_ns is not None:
         stamps[0] = due_ns

@@ -91,7 +91,8 @@ def _judge(recording: Recording, reader: _Reader, *, count_events: bool) -> tupl
     closed = reader.until_close and not recording.cause and recording.sent_ns >= 0
     whole = reader.complete or recording.complete or closed
     if reader.status and reader.status != 200:
-        return "http_error", f"HTTP {reader.status}: {_excerpt(reader.body)}" + (
+        where = f", to {_excerpt(reader.location)}" if reader.location and 300 <= reader.status < 400 else ""
+        return "http_error", f"HTTP {reader.status}{where}: {_excerpt(reader.body)}" + (
             "" if whole else " (cut short)"
         )
     if reader.failure:
@@ -100,7 +101,7 @@ def _judge(recording: Recording, reader: _Reader, *, count_events: bool) -> tupl
         return recording.cause, recording.detail
     if not whole:
         if not recording.raw:
-            return "reset", "the server closed the connection without an answer"
+            return "reset", f"the server closed the connection without an answer{recording.detail}"
         return "truncated", f"the connection ended after {len(reader.events)} events, before the response did"
     if not reader.events:
         return "no_events", f"HTTP {reader.status}: {_excerpt(reader.body)}"
@@ -123,6 +124,7 @@ class _Reader:
         self.output_tokens = -1
         self.status = 0
         self.body = b""
+        self.location = b""
         self.failure: tuple[str, str] | None = None
         self.complete = False
         self.done = False
@@ -160,6 +162,8 @@ class _Reader:
         name = name.lower()
         if name in (b"content-length", b"transfer-encoding"):
             self._framed = True
+        elif name == b"location":
+            self.location = value
         elif name == b"content-encoding" and value.strip().lower() != b"identity":
             self._fail("protocol", f"Content-Encoding {_excerpt(value)}, which was not asked for")
 

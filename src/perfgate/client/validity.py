@@ -18,6 +18,9 @@ TAIL_SHARE = 0.10
 TAIL_MS = 25.0
 """Its 99th percentile stays below 10% of the mean TTFT, or 25 ms: a loop that now and then stops for longer reports its own tail."""
 
+_BARE_EVENTS = 2
+"""A chat stream may begin with an event that only names the role, and end with one that only names the reason."""
+
 WAIT_SHARE = 0.05
 """A late client that waited longer than this share of the run for a processor was late because of others, not of its own work."""
 
@@ -145,6 +148,14 @@ def _lengths(timings: Timings, workload: WorkloadSpec, exact_prompts: bool) -> l
         reasons.append(
             f"{len(wrong)} of {len(timings)} requests came back with {wrong.min()} to {wrong.max()} output tokens"
             f" where {workload.output_len} were asked for"
+        )
+    events = timings.event_counts[ok]
+    more = events > output + _BARE_EVENTS
+    if more.any():
+        row = int(np.argmax(events - output))
+        reasons.append(
+            f"{int(more.sum())} of {len(timings)} requests streamed more events than the tokens that the server counted"
+            f" (at most {events[row]} where it counted {output[row]})"
         )
     prompt = timings.prompt_tokens[ok]
     other = prompt[(prompt != workload.input_len) & (prompt >= 0)]

@@ -1,9 +1,9 @@
 """The hot path: one connection that stamps and stores each read as it arrives, and nothing more.
 
 While a response streams, a read costs two appends and a look at its last bytes; what it says is found out after the run
-(`perfgate.client.stream`). Only the end of a response must be known soon, to hand its slot on. The end of a chunked body always
-ends a read with CRLF CRLF, so only such reads, and tiny ones, make the connection catch up with an HTTP parser that then decides,
-and that in one of the loop's next turns: the reads of other connections are stamped first.
+(`perfgate.client.stream`). Only the end of a response must be known soon, to hand its slot on. A read that ends as an event in a chunk
+does (LF LF CR LF) cannot be it; any other makes the connection catch up with an HTTP parser that then decides, and that in one of the
+loop's next turns: the reads of other connections are stamped first.
 """
 
 # ruff: noqa: D102 — callbacks of asyncio.Protocol and of httptools: their contracts are theirs
@@ -107,6 +107,7 @@ class Connection(asyncio.Protocol):
     """
 
     __slots__ = (
+        "_answered",
         "_behind",
         "_chunks",
         "_done",
@@ -134,6 +135,7 @@ class Connection(asyncio.Protocol):
         self._lost = lost
         self._later = later
         self._behind = False
+        self._answered = False
         self._transport: asyncio.Transport | None = None
         self._done: Callable[[Connection, Recording], None] | None = None
         self.deadline_ns = 0
@@ -201,7 +203,7 @@ class Connection(asyncio.Protocol):
         self._stamp(now)
         self._put(data)
         self._room -= len(data)
-        if self._streaming and self._room >= 0 and data[-4:] != b"\r\n\r\n" and len(data) > 4:
+        if self._streaming and data[-4:] == b"\n\n\r\n" and self._room >= 0:
             return
         if not self._behind:
             self._behind = True
@@ -219,11 +221,12 @@ class Connection(asyncio.Protocol):
         if self._done is None:
             self._lost(self)
             return
+        kept = " (kept open after an earlier one)" if self._answered and not self._chunks else ""
         if exc is not None:
-            self._finish(perf_counter_ns(), "reset", str(exc) or type(exc).__name__)
+            self._finish(perf_counter_ns(), "reset", f"{str(exc) or type(exc).__name__}{kept}")
         else:
             # Without length or chunks the end of the connection is the end of the body; the reader judges it.
-            self._finish(perf_counter_ns(), "", "")
+            self._finish(perf_counter_ns(), "", kept)
 
     def abandon(self, cause: str, detail: str) -> None:
         """Gives the request up, closes the connection, and hands over what had come; a response that had come whole is one."""
@@ -278,5 +281,6 @@ class Connection(asyncio.Protocol):
         )
         self._chunks = []
         self._put = self._chunks.append
+        self._answered = True
         self.idle_since_ns = now
         done(self, recording)

@@ -134,7 +134,11 @@ BAD = [
     (b"SSH-2.0-OpenSSH_9.6\r\n", "protocol", "not HTTP"),
     (http(GOOD).replace(b"\r\n", b"\r\nContent-Encoding: gzip\r\n", 1), "protocol", "Content-Encoding gzip"),
     (http(GOOD).replace(b"\r\n", b"\r\nContent-Length: 5\r\n", 1), "protocol", "Content-Length"),
-    (b"HTTP/1.1 307 Elsewhere\r\nLocation: /x\r\nContent-Length: 0\r\n\r\n", "http_error", "HTTP 307"),
+    (
+        b"HTTP/1.1 307 Elsewhere\r\nLocation: /x\r\nContent-Length: 0\r\n\r\n",
+        "http_error",
+        "HTTP 307, to /x: ",
+    ),
     (b"HTTP/1.1 204 No Content\r\n\r\n", "http_error", "HTTP 204"),
     (http(GOOD).replace(b"\r\n\r\n", b"\r\n\r\nzz\r\n", 1), "protocol", "not HTTP"),
     (b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 20_000, "protocol", "head"),

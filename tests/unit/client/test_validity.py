@@ -73,6 +73,12 @@ def test_a_sound_run_has_no_reason_against_it():
             ["1 of 4 requests came back with 6 to 6 output tokens where 5"],
         ),
         (
+            {"output_tokens": np.array([5, 2, 5, 5])},
+            [
+                "1 of 4 requests streamed more events than the tokens that the server counted (at most 5 where it counted 2)"
+            ],
+        ),
+        (
             {"prompt_tokens": np.array([7, 8, 8, 7])},
             ["2 of 4 prompts counted 8 to 8 tokens at the server where 7"],
         ),
@@ -107,8 +113,15 @@ def test_answers_that_came_in_one_piece_are_no_stream():
     assert any("in one piece" in reason for reason in judge_validity(but(**held), WORKLOAD))
     one = but(first=np.array([0.1, 0.5, 1.0, 1.0]), events=SOUND.events)
     assert judge_validity(one, WORKLOAD) == ()
-    single = but(**held, output_tokens=np.ones(4, dtype=np.int64))
+    alone = {"events": SOUND.last, "offsets": np.arange(5), "first": SOUND.last}
+    single = but(**alone, output_tokens=np.ones(4, dtype=np.int64))
     assert judge_validity(single, make_workload(num_prompts=4, output_len=1)) == ()
+
+
+def test_role_and_end_may_have_events_of_their_own():
+    """Two events more than tokens are a chat stream's role and reason of the end; a third is one too many."""
+    assert judge_validity(but(output_tokens=np.full(4, 3)), make_workload(num_prompts=4, output_len=3)) == ()
+    assert judge_validity(but(output_tokens=np.full(4, 2)), make_workload(num_prompts=4, output_len=2)) != ()
 
 
 def test_lag_is_judged_by_the_ttft():

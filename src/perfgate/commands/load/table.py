@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from perfgate.plaintext import visible
 from perfgate.records import RunRecord
 from perfgate.timings import Timings
 from perfgate.workload import WorkloadSpec
@@ -66,5 +67,5 @@ def table(timings: Timings, record: RunRecord, workload: WorkloadSpec) -> str:
         if name in timings.client:
             row(label, timings.client[name])
     lines.append("=" * 66)
-    lines += [f"INVALID: {reason}" for reason in record.invalid]
+    lines += [f"INVALID: {visible(reason)}" for reason in record.invalid]
     return "\n".join(lines) + "\n"
