@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable
+import math
+import re
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ BENCH, GUIDELLM, AIPERF = (
     DATA / name
     for name in ("vllm-bench-serve-detailed.json", "guidellm-benchmarks.json", "aiperf-profile.json")
 )
+EARLIER = DATA / "guidellm-0.3-benchmarks.json"
 PER_REQUEST = (
     "start_times",
     "ttfts",
@@ -121,6 +124,123 @@ def test_failed_requests_make_an_imported_run_invalid(changed, change, reason):
     assert reason in run.invalid[0]
 
 
+def leaves(data: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The paths of all values, of a list its first item's only."""
+    items = data.items() if isinstance(data, dict) else enumerate(data[:1]) if isinstance(data, list) else ()
+    for key, value in items:
+        yield (*path, key)
+        yield from leaves(value, (*path, key))
+
+
+@pytest.mark.parametrize("source", [BENCH, GUIDELLM, EARLIER, AIPERF], ids=lambda path: path.stem)
+def test_a_value_of_another_kind_is_refused_by_name_or_has_no_part_in_the_metrics(source, tmp_path):
+    """Each value in turn null, a text, a list, or beyond any float: the same numbers as before, fewer, or a message."""
+    path = tmp_path / "changed.json"
+    whole = json.loads(source.read_text())
+    values = {name: value for run in read_file(source).runs for name, value in run.metrics.items()}
+    for where in leaves(whole):
+        for value in (None, "12.5", [], 10**400):
+            data = copy.deepcopy(whole)
+            inner = data
+            for key in where[:-1]:
+                inner = inner[key]
+            inner[where[-1]] = value
+            path.write_text(json.dumps(data))
+            try:
+                found = read_file(path)
+            except InputError:
+                continue
+            for run in found.runs:
+                assert {name: values[name] for name in run.metrics} == pytest.approx(run.metrics), where
+
+
+@pytest.mark.parametrize(
+    ("source", "change", "words"),
+    [
+        (BENCH, {"completed": 31.5}, "completed: 31.5 is no count"),
+        (BENCH, {"completed": -1}, "completed: -1 is no count"),
+        (BENCH, {"request_rate": "4"}, "request_rate: '4' is no finite number"),
+        (BENCH, {"max_concurrency": -4}, "max_concurrency: -4 is no count"),
+        (BENCH, {"itls": [None] * 32}, "itls.0 is no list"),
+        (BENCH, {"ttfts": [-0.1] * 32}, "ttfts.0: -0.1 is below 0"),
+        (BENCH, {"output_lens": [63.5] * 32}, "output_lens: 63.5 is no count"),
+        (BENCH, {"mean_ttft_ms": 10**400}, "mean_ttft_ms: 1000"),
+        (
+            AIPERF,
+            {"request_throughput": {"unit": "requests/min", "avg": 5.0}},
+            "'requests/min', not a second",
+        ),
+        (AIPERF, {"request_latency": {"unit": [], "avg": 5.0}}, "no unit of time"),
+    ],
+)
+def test_numbers_that_cannot_be_are_refused_by_name(changed, source, change, words):
+    """What is no count, below zero, or of another unit is named with its field."""
+    with pytest.raises(InputError, match=re.escape(words)):
+        read_file(changed(source, lambda data: data.update(change)))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda one: one.update(start_time=1e20), "start_time: 1e+20 is no time"),
+        (
+            lambda one: one["requests"]["successful"].__setitem__(1, None),
+            "requests.successful.1 is a NoneType",
+        ),
+        (
+            lambda one: one["requests"]["successful"][2]["info"]["timings"].update(request_start=1e12),
+            "requests.successful.2: its times are out of order",
+        ),
+    ],
+)
+def test_guidellm_requests_that_cannot_be_are_refused_by_number(changed, change, words):
+    """A request that is none, or that ended before it began, is named."""
+    with pytest.raises(InputError, match=re.escape(words)):
+        read_file(changed(GUIDELLM, lambda data: change(data["benchmarks"][0])))
+
+
+def test_goodput_is_read_under_its_misspelt_name_too(changed):
+    """Earlier releases of vLLM wrote "request_goodput:", with the colon."""
+
+    def misspelt(data: dict[str, Any]) -> None:
+        plain(data)
+        del data["request_goodput"]
+        data["request_goodput:"] = 3.5
+
+    (run,) = read_file(changed(BENCH, misspelt)).runs
+    assert run.metrics["request_goodput"] == 3.5
+
+
+def test_what_vllm_bench_serve_counts_and_perfgate_does_not_is_named():
+    """Deviations, counts per whole second, and the Rust client's own steady state are told to be left out."""
+    (line,) = read_file(DATA / "vllm-rs-bench-serve-detailed.json").refused
+    assert line == (
+        "input_throughput, max_output_tokens_per_s, max_concurrent_requests, rtfx, std_ttft_ms, std_tpot_ms, std_itl_ms, std_e2el_ms,"
+        " steady_state: perfgate has no such metric"
+    )
+
+
+def test_sglangs_results_are_not_taken_for_vllms(changed):
+    """SGLang's bench_serving has the same fields with definitions of its own."""
+    with pytest.raises(InputError, match="of no tool that perfgate knows"):
+        read_file(changed(BENCH, lambda data: data.update(total_output_tokens_retokenized=2000)))
+
+
+def test_an_unbounded_rate_may_be_a_number(changed):
+    """Infinity, as Python writes it, is the "inf" of vllm bench serve: a closed loop."""
+    assert (
+        read_file(changed(BENCH, lambda data: data.update(request_rate=math.inf))).workload["concurrency"]
+        == 4
+    )
+
+
+def test_a_byte_order_mark_is_passed_over(tmp_path):
+    """An editor's mark before the first brace changes nothing."""
+    path = tmp_path / "marked.json"
+    path.write_bytes(b"\xef\xbb\xbf" + BENCH.read_bytes())
+    assert read_file(path).runs == read_file(BENCH).runs
+
+
 def test_zeros_of_single_token_requests_are_absent(changed):
     """One output token has no TPOT; the tool's zero is not taken for a measurement."""
 
@@ -205,6 +325,7 @@ def test_aiperfs_own_token_counts_are_not_believed_against_the_servers():
     assert {"mean_ttft_ms", "mean_itl_ms", "p99_e2el_ms", "request_throughput"} <= set(run.metrics)
     assert found.refused == (
         "TPOT and tok/s: AIPerf counted 144 output tokens with its own tokenizer, the server says 48",
+        "output_token_throughput_per_user, output_sequence_length, total_isl: perfgate has no such metric",
     )
 
 

@@ -83,15 +83,19 @@ def read_file(path: Path) -> Imported:
 
 
 def _documents(path: Path) -> Iterator[_Document]:
-    """The JSON objects of a file, one after another: ``--append-result`` writes several."""
+    """The JSON objects of a file, one after another: ``--append-result`` writes several. A byte order mark is passed over."""
     try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise InputError(
-                f"{path}: larger than {_MOST_BYTES >> 30} GiB", remedy="Give the summary, not a trace."
-            )
-        text = path.read_text(encoding="utf-8")
+        with path.open(
+            "rb"
+        ) as file:  # a pipe too, as a shell's <(…) is one; its size is known when it has been read
+            content = file.read(_MOST_BYTES + 1)
+        text = content.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from None
+    if len(content) > _MOST_BYTES:
+        raise InputError(
+            f"{path}: larger than {_MOST_BYTES >> 30} GiB", remedy="Give the summary, not a trace."
+        )
     decoder = json.JSONDecoder(parse_constant=_constant)
     at = 0
     while True:

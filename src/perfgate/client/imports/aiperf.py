@@ -10,7 +10,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from perfgate.client.imports.shape import Imported, ShapeError, mapping, needed, number
+from perfgate.client.imports.shape import (
+    Imported,
+    ShapeError,
+    count,
+    mapping,
+    needed,
+    no_counterpart,
+    number,
+)
 from perfgate.records import RunRecord
 
 TOOL = "AIPerf"
@@ -28,6 +36,18 @@ _RATES = {
     "total_token_throughput": "total_token_throughput",
     "goodput": "request_goodput",
 }
+_NO_METRICS = frozenset(
+    {
+        "benchmark_duration",
+        "error_request_count",
+        "request_count",
+        "total_osl",
+        "total_usage_completion_tokens",
+        "usage_completion_tokens",
+        "usage_prompt_tokens",
+    }
+)
+"""Tables that describe the run."""
 _BY_TOKENS = ("tpot", "output_throughput", "total_token_throughput")
 _NOTES = (
     "AIPerf's TTFT ends at the first text, not at the first event; its duration begins when the first request is sent",
@@ -45,11 +65,11 @@ def read(data: Mapping[str, Any]) -> Imported:
     Raises:
         ShapeError: not as the tool writes it.
     """
-    count = int(number(data, "request_count", "avg") or 0)
-    errors = int(number(data, "error_request_count", "avg") or 0)
+    ok = count(data, "request_count", "avg") or 0
+    errors = count(data, "error_request_count", "avg") or 0
     invalid = []
-    if errors or not count:
-        invalid.append(f"{count} of {count + errors} requests succeeded")
+    if errors or not ok:
+        invalid.append(f"{ok} of {ok + errors} requests succeeded")
     if data.get("was_cancelled"):
         invalid.append("AIPerf says that the run was cancelled")
     if data.get("is_complete") is False:
@@ -61,16 +81,17 @@ def read(data: Mapping[str, Any]) -> Imported:
         table = mapping(data, field)
         if not table:
             continue
-        unit = table.get("unit")
-        if unit not in _TO_MS:
-            raise ShapeError(f"{field}.unit is {unit!r}, no unit of time")
+        scale = _scale(table, field)
         for statistic, word in _STATISTICS.items():
             value = number(table, statistic)
             if value is not None:
-                metrics[f"{word}_{stem}_ms"] = value * _TO_MS[unit]
+                metrics[f"{word}_{stem}_ms"] = value * scale
     for field, name in _RATES.items():
         value = number(data, field, "avg")
         if value is not None:
+            unit = mapping(data, field).get("unit")
+            if unit is not None and not str(unit).endswith(("/sec", "/s")):
+                raise ShapeError(f"{field}.unit is {unit!r}, not a second")
             metrics[name] = value
     refused = _refused(data)
     if refused:
@@ -79,19 +100,45 @@ def read(data: Mapping[str, Any]) -> Imported:
         }
     version = data.get("aiperf_version")
     run = RunRecord(
-        duration_s=number(data, "benchmark_duration", "avg"),
-        requests=count + errors,
+        duration_s=_duration(data),
+        requests=ok + errors,
         metrics={} if invalid else metrics,
         invalid=tuple(invalid),
     )
     return Imported(
         tool=f"{TOOL} {version}" if isinstance(version, str) else TOOL,
         model=_model(data),
-        workload=_workload(data, count + errors),
+        workload=_workload(data, ok + errors),
         runs=(run,),
-        refused=refused,
+        refused=refused + no_counterpart(_left(data)),
         notes=_NOTES,
     )
+
+
+def _scale(table: Mapping[str, Any], field: str) -> float:
+    """What a value of the table's unit is in milliseconds."""
+    unit = table.get("unit")
+    if not isinstance(unit, str) or unit not in _TO_MS:
+        raise ShapeError(f"{field}.unit is {unit!r}, no unit of time")
+    return _TO_MS[unit]
+
+
+def _duration(data: Mapping[str, Any]) -> float | None:
+    value = number(data, "benchmark_duration", "avg")
+    if value is None:
+        return None
+    return value * _scale(mapping(data, "benchmark_duration"), "benchmark_duration") / 1e3
+
+
+def _left(data: Mapping[str, Any]) -> list[str]:
+    """Names of measurements in the file that are no metrics here."""
+    return [
+        name
+        for name, table in data.items()
+        if isinstance(table, Mapping)
+        and {"unit", "avg"} <= table.keys()
+        and name not in {*_LATENCIES, *_RATES, *_NO_METRICS}
+    ]
 
 
 def _refused(data: Mapping[str, Any]) -> tuple[str, ...]:
@@ -129,18 +176,18 @@ def _workload(data: Mapping[str, Any], requests: int) -> dict[str, Any]:
     if kind in ("completions", "chat"):
         known["api"] = kind
     for field, name in (("usage_prompt_tokens", "input_len"), ("usage_completion_tokens", "output_len")):
-        least, most = number(data, field, "min"), number(data, field, "max")
+        least, most = count(data, field, "min"), count(data, field, "max")
         if least is not None and least == most and needed(data, field, "avg") == least:
-            known[name] = int(least)
+            known[name] = least
     for phase in _phases(config):
-        concurrency = number(phase, "concurrency")
+        concurrency = count(phase, "concurrency")
         rate = number(phase, "rate") or number(phase, "request_rate")
         if rate is not None:
             known["request_rate"] = rate
             if concurrency is not None:
-                known["max_concurrency"] = int(concurrency)
+                known["max_concurrency"] = concurrency
         elif concurrency is not None:
-            known["concurrency"] = int(concurrency)
+            known["concurrency"] = concurrency
     return known
 
 

@@ -14,7 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from perfgate.client.imports.shape import Imported, ShapeError, mapping, needed, number
+from perfgate.client.imports.shape import (
+    Imported,
+    ShapeError,
+    count,
+    mapping,
+    needed,
+    needed_count,
+    number,
+)
 from perfgate.metrics import summarise
 from perfgate.records import RunRecord
 from perfgate.timings import OK, Timings
@@ -69,7 +77,8 @@ def _benchmark(data: Mapping[str, Any], tool: str) -> Imported:
     # Up to 0.3 totals, strategy and model stood elsewhere.
     earlier, config = mapping(data, "args"), mapping(data, "config")
     totals = mapping(metrics, "request_totals") or mapping(data, "request_totals")
-    ok, bad = int(needed(totals, "successful")), int(needed(totals, "errored") + needed(totals, "incomplete"))
+    ok = needed_count(totals, "successful")
+    bad = needed_count(totals, "errored") + needed_count(totals, "incomplete")
     invalid = [f"{ok} of {ok + bad} requests succeeded"] if bad or not ok else []
     requests = mapping(data, "requests").get("successful")
     whole = isinstance(requests, list) and len(requests) == ok
@@ -91,9 +100,8 @@ def _benchmark(data: Mapping[str, Any], tool: str) -> Imported:
     elif ok:
         values, more = _means(metrics)
         refused += [*_SUMMARY, *more]
-    started = number(data, "start_time")
     run = RunRecord(
-        started=datetime.fromtimestamp(started, UTC) if started is not None else None,
+        started=_started(data),
         duration_s=number(data, "duration"),
         requests=ok + bad,
         metrics={} if invalid else values,
@@ -110,17 +118,28 @@ def _benchmark(data: Mapping[str, Any], tool: str) -> Imported:
     )
 
 
-def _timings(requests: Sequence[Mapping[str, Any]]) -> Timings:
-    count = len(requests)
-    rows = []
+def _started(data: Mapping[str, Any]) -> datetime | None:
+    seconds = number(data, "start_time")
+    try:
+        return datetime.fromtimestamp(seconds, UTC) if seconds is not None else None
+    except (ValueError, OverflowError, OSError):
+        raise ShapeError(f"start_time: {seconds:g} is no time") from None
+
+
+def _timings(requests: Sequence[Any]) -> Timings:
+    rows: list[list[float]] = []
     for index, request in enumerate(requests):
+        if not isinstance(request, Mapping):
+            raise ShapeError(f"requests.successful.{index} is a {type(request).__name__}, not an object")
         earlier = "first_token_time" in request
         times = request if earlier else mapping(mapping(request, "info"), "timings")
         try:
             rows.append(
                 [needed(times, key) for key in (_EARLIER_TIMES if earlier else _TIMES)]
-                + [needed(request, "output_tokens"), number(request, "prompt_tokens") or -1]
+                + [needed_count(request, "output_tokens"), count(request, "prompt_tokens") or -1]
             )
+            if rows[-1][:4] != sorted(rows[-1][:4]):
+                raise ShapeError("its times are out of order")
         except ShapeError as error:
             raise ShapeError(f"requests.successful.{index}: {error}") from None
     table = np.array(rows)
@@ -134,10 +153,10 @@ def _timings(requests: Sequence[Mapping[str, Any]]) -> Timings:
         ended=ended,
         prompt_tokens=table[:, 5].astype(np.int64),
         output_tokens=table[:, 4].astype(np.int64),
-        outcome=(OK,) * count,
-        detail=("",) * count,
+        outcome=(OK,) * len(rows),
+        detail=("",) * len(rows),
         events=np.column_stack([first, last]).ravel(),
-        offsets=np.arange(count + 1) * 2,
+        offsets=np.arange(len(rows) + 1) * 2,
         duration=float(ended.max()),
         target_concurrency=None,
         closed_loop=True,
@@ -165,13 +184,13 @@ def _means(metrics: Mapping[str, Any]) -> tuple[dict[str, float], list[str]]:
 
 def _workload(strategy: Mapping[str, Any], metrics: Mapping[str, Any], requests: int) -> dict[str, Any]:
     known: dict[str, Any] = {"num_prompts": requests}
-    streams, rate = number(strategy, "streams"), number(strategy, "rate")
+    streams, rate = count(strategy, "streams"), number(strategy, "rate")
     if streams is not None:
-        known["concurrency"] = int(streams)
+        known["concurrency"] = streams
     elif rate is not None:
         known["request_rate"] = rate
     for field, name in (("prompt_token_count", "input_len"), ("output_token_count", "output_len")):
-        least, most = (number(metrics, field, "successful", end) for end in ("min", "max"))
+        least, most = (count(metrics, field, "successful", end) for end in ("min", "max"))
         if least is not None and least == most:
-            known[name] = int(least)
+            known[name] = least
     return known

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -59,8 +59,8 @@ def number(data: Mapping[str, Any], *path: str) -> float | None:
         value = value.get(key)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ShapeError(f"{'.'.join(path)}: {value!r} is no finite number")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not _finite(value):
+        raise ShapeError(f"{'.'.join(path)}: {_shown(value)} is no finite number")
     return float(value)
 
 
@@ -74,6 +74,38 @@ def needed(data: Mapping[str, Any], *path: str) -> float:
     if value is None:
         raise ShapeError(f"{'.'.join(path)} is missing")
     return value
+
+
+def count(data: Mapping[str, Any], *path: str) -> int | None:
+    """The whole number, 0 or more, at a path of keys; None where a key is missing or the value is null.
+
+    Raises:
+        ShapeError: something else is there.
+    """
+    value = number(data, *path)
+    if value is None:
+        return None
+    if not value.is_integer() or not 0 <= value < 2**53:
+        raise ShapeError(f"{'.'.join(path)}: {value:g} is no count")
+    return int(value)
+
+
+def needed_count(data: Mapping[str, Any], *path: str) -> int:
+    """The whole number, 0 or more, at a path of keys.
+
+    Raises:
+        ShapeError: it is missing or no such number.
+    """
+    value = count(data, *path)
+    if value is None:
+        raise ShapeError(f"{'.'.join(path)} is missing")
+    return value
+
+
+def no_counterpart(names: Iterable[str]) -> tuple[str, ...]:
+    """That numbers of these names were not taken; empty for no name."""
+    listed = ", ".join(names)
+    return (f"{listed}: perfgate has no such metric",) if listed else ()
 
 
 def mapping(data: Mapping[str, Any], key: str) -> Mapping[str, Any]:
@@ -91,12 +123,30 @@ def mapping(data: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 
 
 def numbers(data: Mapping[str, Any], key: str, count: int) -> Sequence[float]:
-    """The list of ``count`` numbers under a key.
+    """The list of ``count`` numbers under a key, each 0 or more.
 
     Raises:
         ShapeError: it is missing, of another length, or holds something else.
     """
     values = data.get(key)
-    if not isinstance(values, Sequence) or isinstance(values, str) or len(values) != count:
+    if not isinstance(values, list) or len(values) != count:
         raise ShapeError(f"{key} is no list of {count}")
-    return [needed({key: value}, key) for value in values]
+    found = []
+    for index, value in enumerate(values):
+        one = needed({f"{key}.{index}": value}, f"{key}.{index}")
+        if one < 0:
+            raise ShapeError(f"{key}.{index}: {one:g} is below 0")
+        found.append(one)
+    return found
+
+
+def _finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer beyond any float
+        return False
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:79] + "…"

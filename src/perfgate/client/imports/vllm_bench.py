@@ -6,15 +6,25 @@ that were not asked for come out of them too.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from perfgate.client.imports.shape import Imported, ShapeError, mapping, needed, number, numbers
+from perfgate.client.imports.shape import (
+    Imported,
+    ShapeError,
+    count,
+    needed,
+    needed_count,
+    no_counterpart,
+    number,
+    numbers,
+)
 from perfgate.metrics import METRICS, summarise
 from perfgate.records import RunRecord
-from perfgate.timings import OK, Timings
+from perfgate.timings import OK, Ints, Timings
 
 TOOL = "vllm bench serve"
 _NOTES = (
@@ -22,11 +32,31 @@ _NOTES = (
     " with prefix caching the first measured prompt was then cached",
 )
 _AGREEMENT = 1e-3
+_GOODPUT = "request_goodput:"
+"""What earlier releases called it, with the colon."""
+
+_NO_METRICS = frozenset(
+    {
+        "burstiness",
+        "completed",
+        "duration",
+        "failed",
+        "max_concurrency",
+        "max_model_len",
+        "num_prompts",
+        "request_rate",
+        "total_input_tokens",
+        "total_output_tokens",
+    }
+)
+"""Numbers that describe the run."""
 
 
 def recognises(data: Mapping[str, Any]) -> bool:
     """Whether the object looks like this tool's."""
-    return "mean_ttft_ms" in data and "completed" in data and "duration" in data
+    # SGLang's bench_serving has these fields too, and other definitions of some.
+    sglang = "total_output_tokens_retokenized" in data
+    return "mean_ttft_ms" in data and "completed" in data and "duration" in data and not sglang
 
 
 def read(data: Mapping[str, Any]) -> Imported:
@@ -35,14 +65,18 @@ def read(data: Mapping[str, Any]) -> Imported:
     Raises:
         ShapeError: not as the tool writes it.
     """
-    completed = int(needed(data, "completed"))
-    asked = number(data, "num_prompts")
-    failed = int(number(data, "failed") or 0)
+    if _GOODPUT in data:
+        data = {"request_goodput": data[_GOODPUT]} | {
+            name: value for name, value in data.items() if name != _GOODPUT
+        }
+    completed = needed_count(data, "completed")
+    asked = count(data, "num_prompts")
+    failed = count(data, "failed") or 0
     invalid = []
     if completed == 0:
         invalid.append("no request succeeded (vllm bench serve then reports zeros)")
     elif failed or (asked is not None and completed != asked):
-        invalid.append(f"{completed} of {asked or completed + failed:g} requests succeeded")
+        invalid.append(f"{completed} of {asked or completed + failed} requests succeeded")
     metrics = {
         name: value
         for name, entry in METRICS.items()
@@ -54,7 +88,7 @@ def read(data: Mapping[str, Any]) -> Imported:
         metrics |= _from_times(data, metrics)
     run = RunRecord(
         duration_s=needed(data, "duration"),
-        requests=int(asked) if asked is not None else completed + failed,
+        requests=asked if asked is not None else completed + failed,
         metrics={} if invalid else metrics,
         invalid=tuple(invalid),
     )
@@ -64,23 +98,35 @@ def read(data: Mapping[str, Any]) -> Imported:
         model=model if isinstance(model, str) else None,
         workload=_workload(data),
         runs=(run,),
+        refused=no_counterpart(_left(data)),
         notes=_NOTES,
     )
 
 
+def _left(data: Mapping[str, Any]) -> list[str]:
+    """Names of measurements in the file that are no metrics here."""
+    return [
+        name
+        for name, value in data.items()
+        if (name == "steady_state" and value)
+        or (isinstance(value, int | float) and not isinstance(value, bool) and name not in _NO_METRICS)
+        if name not in METRICS or name == "peak_concurrency"
+    ]
+
+
 def _from_times(data: Mapping[str, Any], summary: Mapping[str, float]) -> dict[str, float]:
     """The metrics that follow from the times of every request; the summary must agree with them."""
-    count = int(needed(data, "completed"))
-    sent = np.array(numbers(data, "start_times", count))
+    rows = needed_count(data, "completed")
+    sent = np.array(numbers(data, "start_times", rows))
     sent = sent - sent.min()
-    first = sent + np.array(numbers(data, "ttfts", count))
+    first = sent + np.array(numbers(data, "ttfts", rows))
     itls = data.get("itls")
-    if not isinstance(itls, list) or len(itls) != count:
-        raise ShapeError(f"itls is no list of {count}")
-    events = [
-        np.concatenate([[begin], begin + np.cumsum(numbers({"itls": gaps}, "itls", len(gaps)))])
-        for begin, gaps in zip(first, itls, strict=True)
-    ]
+    if not isinstance(itls, list) or len(itls) != rows:
+        raise ShapeError(f"itls is no list of {rows}")
+    events = []
+    for row, (begin, gaps) in enumerate(zip(first, itls, strict=True)):
+        known = numbers({f"itls.{row}": gaps}, f"itls.{row}", len(gaps) if isinstance(gaps, list) else 0)
+        events.append(np.concatenate([[begin], begin + np.cumsum(known)]))
     last = np.array([times[-1] for times in events])
     timings = Timings(
         scheduled=sent,
@@ -89,15 +135,15 @@ def _from_times(data: Mapping[str, Any], summary: Mapping[str, float]) -> dict[s
         first=first,
         last=last,
         ended=last,
-        prompt_tokens=np.array(numbers(data, "input_lens", count), dtype=np.int64),
-        output_tokens=np.array(numbers(data, "output_lens", count), dtype=np.int64),
-        outcome=(OK,) * count,
-        detail=("",) * count,
+        prompt_tokens=_counts(data, "input_lens", rows),
+        output_tokens=_counts(data, "output_lens", rows),
+        outcome=(OK,) * rows,
+        detail=("",) * rows,
         events=np.concatenate(events),
         offsets=np.concatenate([[0], np.cumsum([len(times) for times in events])]).astype(np.int64),
         duration=needed(data, "duration"),
-        target_concurrency=int(limit) if (limit := number(data, "max_concurrency")) is not None else None,
-        closed_loop=number(data, "max_concurrency") is not None,
+        target_concurrency=count(data, "max_concurrency"),
+        closed_loop=count(data, "max_concurrency") is not None,
     )
     # When a request was due is not in the file: its queue times begin when the tool made the request, not when a slot was free.
     computed = {name: value for name, value in summarise(timings).items() if "scheduled" not in name}
@@ -107,22 +153,27 @@ def _from_times(data: Mapping[str, Any], summary: Mapping[str, float]) -> dict[s
     return computed
 
 
+def _counts(data: Mapping[str, Any], key: str, rows: int) -> Ints:
+    numbers(data, key, rows)
+    return np.array([count({key: value}, key) for value in data[key]], dtype=np.int64)
+
+
 def _workload(data: Mapping[str, Any]) -> dict[str, Any]:
     known: dict[str, Any] = {"api": "chat" if "chat" in str(data.get("endpoint_type")) else "completions"}
-    count = number(data, "num_prompts")
-    if count is not None:
-        known["num_prompts"] = int(count)
-    rate = data.get("request_rate")
-    concurrency = number(data, "max_concurrency")
-    if rate == "inf" and concurrency is not None:
-        known["concurrency"] = int(concurrency)
-    elif isinstance(rate, int | float):
-        known["request_rate"] = float(rate)
+    prompts = count(data, "num_prompts")
+    if prompts is not None:
+        known["num_prompts"] = prompts
+    concurrency = count(data, "max_concurrency")
+    if data.get("request_rate") in ("inf", math.inf):
+        if concurrency is not None:
+            known["concurrency"] = concurrency
+    elif (rate := number(data, "request_rate")) is not None:
+        known["request_rate"] = rate
         known["burstiness"] = number(data, "burstiness") or 1.0
         if concurrency is not None:
-            known["max_concurrency"] = int(concurrency)
-    lengths = mapping({"lens": {name: data.get(name) for name in ("input_lens", "output_lens")}}, "lens")
-    for name, values in lengths.items():
-        if isinstance(values, list) and values and len(set(values)) == 1:
-            known[name.removesuffix("s")] = values[0]
+            known["max_concurrency"] = concurrency
+    for name in ("input_lens", "output_lens"):
+        values = data.get(name)
+        if isinstance(values, list) and values and all(value == values[0] for value in values):
+            known[name.removesuffix("s")] = needed_count({name: values[0]}, name)
     return known
