@@ -234,6 +234,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         return
     verdicts, measurements = config.stash[VERDICTS], config.stash[MEASUREMENTS]
     findings = config.stash[FINDINGS]
+    verdicts.extend(suite.unreported(verdicts))
     if not (verdicts or suite.measurements() or measurements or findings):
         return
     results = suite.results(verdicts, measurements, findings)

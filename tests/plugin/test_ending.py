@@ -74,11 +74,11 @@ def test_sigterm_ends_the_session_like_ctrl_c(project):
     assert not [server for server in servers if server.is_running()]
 
 
-def test_ctrl_c_in_an_ab_keeps_the_boots_that_were_made(project):
-    """After Ctrl-C in the second pair both boots of the first are in the results, each on its side, and no server is left."""
+def interrupted(project, *arguments, after):
+    """What a session printed that got Ctrl-C at the first server it runs once it has said ``after``; it leaves none."""
     command = [sys.executable, "-c", FOREGROUND, "-m", "serving", "-p", "no:cacheprovider"]
     suite = subprocess.Popen(
-        [*command, "--server", "slow", "--against-server", "fake"],
+        [*command, *arguments],
         cwd=project.path,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -88,7 +88,7 @@ def test_ctrl_c_in_an_ab_keeps_the_boots_that_were_made(project):
     said = ""
     for line in suite.stdout:
         said += line
-        if "slow: a pair takes about" in line:
+        if after in line:
             break
     deadline = time.monotonic() + 60
     while not (servers := vllm_below(suite.pid)):
@@ -99,10 +99,29 @@ def test_ctrl_c_in_an_ab_keeps_the_boots_that_were_made(project):
     assert suite.returncode == pytest.ExitCode.INTERRUPTED, said + output
     _, left = psutil.wait_procs(servers, timeout=10)
     assert not left, [(server.cmdline(), server.status()) for server in left]
+    return output
+
+
+def test_ctrl_c_in_an_ab_keeps_the_boots_that_were_made(project):
+    """After Ctrl-C in the second pair both boots of the first are in the results, each on its side, and no server is left."""
+    interrupted(project, "--server", "slow", "--against-server", "fake", after="slow: a pair takes about")
     old, new = project.session()["measurements"]
     assert (old["side"], old["server"]["name"], len(old["boots"])) == ("old", "fake", 1)
     assert (new.get("side", "now"), new["server"]["name"], len(new["boots"])) == ("now", "slow", 1)
     assert old["boots"][0]["runs"][0]["metrics"]["mean_tpot_ms"] > 0
+
+
+def test_ctrl_c_in_an_attribution_keeps_its_boots_and_the_verdict(project):
+    """After Ctrl-C in the second boot of a search the A/B's verdict and the first boot are in the table and in the results."""
+    arguments = ("--attribute", "--vllm-arg=--fake-tpot-ms=6", "--env=ONE=1", "--env=TWO=2", "--env=THREE=3")
+    output = interrupted(project, *arguments, after="attribution boot 1:")
+    (verdict,) = project.session()["verdicts"]
+    assert verdict["outcome"] == "REGRESSION"
+    found = verdict["attribution"]
+    assert (found["ended"], found["search_boots"]) == ("budget", len(found["boots"]))
+    assert found["boots"][0]["metrics"]["mean_tpot_ms"]
+    assert any(note.startswith("broken off") for note in found["notes"])
+    assert "attribution of cpu/fake-model/fake/quick" in output
 
 
 @pytest.mark.parametrize("spread", [(), ("-n", "1")], ids=["one process", "xdist"])

@@ -1,9 +1,12 @@
 """A search on boots, as far as it is not the statistics: what it may cost, and what is said of a boot that is none."""
 
+import pytest
+
 from perfgate.errors import BootError
 from perfgate.experiment.attribution import UNBELIEVED, Attributor
 from perfgate.experiment.confirm import Measured
 from perfgate.records import (
+    Attribution,
     BootRecord,
     CellVerdict,
     Fingerprint,
@@ -48,8 +51,11 @@ def measurement(*values: float, invalid: str = "") -> dict[str, Measurement]:
 class ScriptedLab:
     """Boots at once; one stream of requests takes twice as long a token with one slot. Can fail or not be believed instead."""
 
-    def __init__(self, *, boot_s: float = 1.0, invalid: str = "", needs_seed: bool = False) -> None:
+    def __init__(
+        self, *, boot_s: float = 1.0, invalid: str = "", needs_seed: bool = False, interrupted_at: int = 0
+    ) -> None:
         self.boot_seconds, self.run_seconds = [boot_s], [1.0]
+        self.interrupted_at = interrupted_at
         self.invalid, self.needs_seed = invalid, needs_seed
         self.booted: list[dict] = []
 
@@ -60,16 +66,21 @@ class ScriptedLab:
         assert replicates == 1
         args = targets[0].server.args
         self.booted.append(args)
+        if len(self.booted) == self.interrupted_at:
+            raise KeyboardInterrupt
         if self.needs_seed and args["max-num-seqs"] == 1 and "seed" not in args:
             raise BootError("one slot needs a seed")
         return measurement(20.0 if args["max-num-seqs"] == 1 else 10.0, invalid=self.invalid)
 
 
-def attributed(lab: ScriptedLab, **more):
+def attributed(lab: ScriptedLab, *, into: dict[str, Attribution] | None = None, **more):
     told: list[str] = []
     attributor = Attributor(lab=lab, noise=None, tell=told.append, **more)
     fresh = Measured(old=measurement(10.0, 10.1, 9.9), new=measurement(20.0, 20.2, 19.8))
-    found = attributor.attribute([OLD], [NEW], {"cpu-decode": VERDICT}, fresh, versions=False, label="t")
+    found = {} if into is None else into
+    attributor.attribute(
+        [OLD], [NEW], {"cpu-decode": VERDICT}, fresh, versions=False, label="t", keep=found.update
+    )
     return found["cpu-decode"], told
 
 
@@ -91,6 +102,18 @@ def test_out_of_time_keeps_what_is_known():
     assert (found.ended, found.responsible) == ("budget", ())
     assert set(found.undecided) == set(WORDS)
     assert any("time was over" in note for note in found.notes)
+
+
+@pytest.mark.parametrize("boot", [1, 2])
+def test_an_interrupted_search_keeps_its_boots(boot):
+    """Ctrl-C in a boot of the search keeps the boots before it with their values, says so, and goes on to end the session."""
+    found: dict[str, Attribution] = {}
+    with pytest.raises(KeyboardInterrupt):
+        attributed(ScriptedLab(interrupted_at=boot), into=found)
+    kept = found["cpu-decode"]
+    assert (len(kept.boots), kept.ended) == (boot - 1, "budget")
+    assert all(one.metrics["mean_tpot_ms"] for one in kept.boots)
+    assert any(note.startswith("broken off") for note in kept.notes)
 
 
 def test_boots_that_cannot_be_believed_end_it():
@@ -117,6 +140,9 @@ def test_a_cell_that_did_not_get_slower_is_not_searched():
     attributor = Attributor(lab=lab, noise=None, tell=lambda _words: None)
     passed = VERDICT.model_copy(update={"outcome": Outcome.PASS, "metrics": ()})
     fresh = Measured(old=measurement(10.0, 10.1), new=measurement(10.0, 10.1))
-    found = attributor.attribute([OLD], [NEW], {"cpu-decode": passed}, fresh, versions=False, label="t")
+    found: dict[str, Attribution] = {}
+    attributor.attribute(
+        [OLD], [NEW], {"cpu-decode": passed}, fresh, versions=False, label="t", keep=found.update
+    )
     assert found["cpu-decode"].ended == "no effect"
     assert lab.booted == []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from perfgate.diagnosis import diagnose
 from perfgate.errors import PerfgateError
@@ -16,7 +16,7 @@ from perfgate.experiment.options import SuiteOptions
 from perfgate.experiment.plans import FEWEST_PAIRS
 from perfgate.experiment.sides import against, alike
 from perfgate.metrics import METRICS
-from perfgate.records import CellVerdict
+from perfgate.records import Attribution, CellVerdict
 from perfgate.selection import Catalogues, Target
 from perfgate.server import moved_defaults
 from perfgate.verdict import invalid, whole
@@ -107,14 +107,22 @@ def _attribute(
         lab=bench.lab, noise=bench.noise, tell=bench.announce, max_minutes=bench.max_minutes
     )
     verdicts = {workload: settled.verdict for workload, settled in made.settled.items()}
+
+    def keep(found: Mapping[str, Attribution]) -> None:
+        for workload, one in found.items():
+            settled = made.settled[workload]
+            verdict = settled.verdict.model_copy(update={"attribution": one})
+            made.settled[workload] = settled._replace(verdict=verdict)
+
     try:
-        found = attributor.attribute(
-            old, cells, verdicts, fresh, versions=bool(bench.options.against), label=bench.session
+        attributor.attribute(
+            old,
+            cells,
+            verdicts,
+            fresh,
+            versions=bool(bench.options.against),
+            label=bench.session,
+            keep=keep,
         )
     except PerfgateError as error:
-        bench.announce(f"nothing was attributed: {error}")
-        return
-    for workload, one in found.items():
-        settled = made.settled[workload]
-        verdict = settled.verdict.model_copy(update={"attribution": one})
-        made.settled[workload] = settled._replace(verdict=verdict)
+        bench.announce(f"the attribution broke off: {error}")

@@ -81,8 +81,9 @@ class Attributor:
         *,
         versions: bool,
         label: str,
-    ) -> dict[str, Attribution]:
-        """Searches after an A/B, and says what was found by workload.
+        keep: Callable[[Mapping[str, Attribution]], None],
+    ) -> None:
+        """Searches after an A/B; what was found by workload is handed to ``keep``, also when the search breaks off.
 
         Args:
             old: cells of the old side.
@@ -91,6 +92,7 @@ class Attributor:
             fresh: what it measured.
             versions: whether the sides are two versions: then defaults that moved are pinned on the new one.
             label: part of the prompts' seed.
+            keep: takes the result.
 
         Raises:
             InputError: the sides do not differ in a setting, or cannot be booted with some of them.
@@ -100,7 +102,7 @@ class Attributor:
         # A cell whose A/B cannot be believed has nothing to attribute; its server's other cells may.
         believed = [cell for cell in new if verdicts[cell.cell.workload].outcome is not Outcome.INVALID]
         if not believed:
-            return {}
+            return
         if versions:
             settings, notes = self._pins(old[0], new[0], fresh)
         else:
@@ -111,16 +113,13 @@ class Attributor:
         log.ab_boots = _ab_boots(fresh)
         for side, words in ((fresh.old, ()), (fresh.new, [setting.words for setting in settings])):
             log.size(words, side)
-        if not asked or not settings:
-            self.tell(
-                "attribution: no slowdown is confirmed, so no setting is named"
-                if not asked
-                else "attribution: no default that a flag can set has moved; what is slower is in the code"
-            )
+
+        def found(findings: Findings | None) -> dict[str, Attribution]:
+            log.minutes = (time.monotonic() - begun) / 60 if log.boots else 0.0
             return {
                 cell.cell.workload: record(
                     log,
-                    None,
+                    findings,
                     cell,
                     fresh,
                     slower=str(cell.cell) in slower,
@@ -128,6 +127,15 @@ class Attributor:
                 )
                 for cell in believed
             }
+
+        if not asked or not settings:
+            self.tell(
+                "attribution: no slowdown is confirmed, so no setting is named"
+                if not asked
+                else "attribution: no default that a flag can set has moved; what is slower is in the code"
+            )
+            keep(found(None))
+            return
         run = _Run(
             attributor=self,
             base=(new if versions else old)[0].server,
@@ -138,19 +146,15 @@ class Attributor:
             label=label,
             deadline=begun + 60 * self.max_minutes,
         )
-        findings = run.search(asked, fresh, versions=versions)
-        log.minutes = (time.monotonic() - begun) / 60
-        return {
-            cell.cell.workload: record(
-                log,
-                findings,
-                cell,
-                fresh,
-                slower=str(cell.cell) in slower,
-                verdict=verdicts[cell.cell.workload],
-            )
-            for cell in believed
-        }
+        try:
+            findings = run.search(asked, fresh, versions=versions)
+        except BaseException:
+            # Ctrl-C, or a machine that fails: each boot took a minute or more, and what they say stays true.
+            log.notes.append("broken off before everything was explained")
+            log.broken_off = True
+            keep(found(run.known()))
+            raise
+        keep(found(findings))
 
     def _slower(self, new: Sequence[Target], verdicts: Mapping[str, CellVerdict]) -> list[Response]:
         found: list[Response] = []
@@ -199,6 +203,11 @@ class _Run:
     label: str
     deadline: float
     unbelieved: int = 0
+    searched: Search | None = None
+
+    def known(self) -> Findings | None:
+        """What the boots so far say."""
+        return self.searched.findings() if self.searched is not None else None
 
     def search(self, asked: Sequence[Response], fresh: Measured, *, versions: bool) -> Findings | None:
         """Boots until the search is over, the time is, or boots cannot be believed; None where everything together does not boot."""
@@ -216,6 +225,7 @@ class _Run:
         )
         for boot in self._known(keys, fresh, versions=versions):
             search.add(boot)
+        self.searched = search
         self._announce(search)
         lab = self.attributor.lab
         while (chosen := search.next()) is not None:

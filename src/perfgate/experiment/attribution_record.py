@@ -39,6 +39,8 @@ class Log:
     """What each boot had applied, and its computed sizes by cell."""
     ab_boots: int = 0
     minutes: float = 0.0
+    broken_off: bool = False
+    """Whether the search was interrupted."""
 
     def add(
         self,
@@ -137,7 +139,7 @@ def _ended(
         return "no effect"
     if findings is None:
         # Nothing moved that a flag can set, or the pins do not boot together.
-        return "budget" if log.boots else "elsewhere"
+        return "budget" if log.boots or log.broken_off else "elsewhere"
     if findings.ended is Ended.BUDGET:
         return "budget"
     if log.kind == "versions" and not any(answer.confirmed for answer in answers):

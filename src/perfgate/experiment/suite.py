@@ -236,6 +236,12 @@ class Suite:
         broken_off = self._lab.broken_off() if self._lab is not None else ()
         return (*judged, *self._kept, *broken_off)
 
+    def unreported(self, verdicts: Iterable[CellVerdict]) -> tuple[CellVerdict, ...]:
+        """What was judged, but for these verdicts: of a test that was interrupted before it could report."""
+        known = {verdict.cell for verdict in verdicts}
+        settled = (one.verdict for made in self._made.values() for one in made.settled.values())
+        return tuple(verdict for verdict in settled if verdict.cell not in known)
+
     def fit_noise(self, results: Path) -> None:
         """Fits this machine's noise model from all its sessions, after baselines were recorded.
 
