@@ -150,7 +150,7 @@ def test_the_shipped_claims_name_entries_that_exist(tmp_path):
         assert all(gpu in catalogues.gpus for gpu in one.gpus)
         assert all(workload in catalogues.workloads for workload in one.workloads)
         assert all(entry.server in catalogues.servers for entry in (one.old, one.new) if entry is not None)
-    assert sum(one.needs_gpu for one in claims) == 10
+    assert sum(one.needs_gpu for one in claims) == 11
     assert sum(not one.needs_gpu for one in claims) == 5
 
 
