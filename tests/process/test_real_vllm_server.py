@@ -86,10 +86,12 @@ class Suite:
 
     def wait_for(self, beginning: str) -> str:
         """The first line of its output that begins so."""
+        said = []
         for line in self.process.stdout:
+            said.append(line)
             if line.startswith(beginning):
                 return line.strip()
-        pytest.fail(f"{self.boot_id} ended before {beginning!r}: {self.process.stderr.read()}")
+        pytest.fail(f"{self.boot_id} ended before {beginning!r}: {''.join(said)}{self.process.stderr.read()}")
 
     def close(self) -> None:
         """Ends it for sure."""

@@ -21,7 +21,7 @@ from perfgate.errors import (
     StopError,
 )
 from perfgate.server import AttachLauncher, DockerLauncher, LocalLauncher, ModelRef, ServerSpec, boot
-from perfgate.server.ports import leased_port, listeners
+from perfgate.server.ports import Listener, leased_port, listeners
 from perfgate.server.process import Family, tagged_processes
 
 HERE = Path(__file__).parent
@@ -389,6 +389,33 @@ def test_server_that_shares_the_port_later_is_noticed(spec, model, tmp_path, boo
         ):
             server.assert_alive()
         server.assert_alive()
+
+
+def killed_in_the_look_up(port: int) -> tuple[Listener, ...]:
+    """Who listens there, each killed as soon as it is seen; and its socket, which without its main thread seems to be nobody's."""
+    found = listeners(port)
+    for listener in found:
+        psutil.Process(listener.pid).kill()
+    assert not psutil.wait_procs([psutil.Process(x.pid) for x in found if psutil.pid_exists(x.pid)], 10)[1]
+    return (*found, Listener(pid=None, what="a process of another user"))
+
+
+def test_server_that_dies_while_its_port_is_looked_up_has_died(spec, model, tmp_path, boot_id, monkeypatch):
+    """Killed between its answer and the end of the look-up, it is not taken for a stranger on its own port."""
+    with boot(spec(), model=model, log_dir=tmp_path, boot_id=boot_id) as server:
+        monkeypatch.setattr("perfgate.server.running.listeners", killed_in_the_look_up)
+        with pytest.raises(ServerDiedError, match=r"ended with signal SIGKILL \(9\)"):
+            server.assert_alive()
+
+
+def test_boot_that_dies_while_its_port_is_looked_up_has_failed(spec, model, tmp_path, boot_id, monkeypatch):
+    """The same in the moment in which the server gets ready: the boot failed, and nobody else is blamed."""
+    monkeypatch.setattr("perfgate.server.running.listeners", killed_in_the_look_up)
+    with (
+        pytest.raises(BootError, match=r"signal SIGKILL \(9\)"),
+        boot(spec(), model=model, log_dir=tmp_path, boot_id=boot_id),
+    ):
+        pytest.fail("it was ready")
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from perfgate.server.launch import check_model, docker_plan, local_plan
 from perfgate.server.logtail import ServerLog
 from perfgate.server.ports import LOOPBACK, leased_port, listeners, port_in_use
 from perfgate.server.process import ServerProcess, describe_status
-from perfgate.server.running import RunningServer, assert_own_listener, engine_processes
+from perfgate.server.running import DYING_S, RunningServer, assert_own_listener, engine_processes
 from perfgate.server.secrets import Secrets
 from perfgate.server.spec import AttachLauncher, DockerLauncher, LocalLauncher, ModelRef, ServerSpec
 
@@ -233,8 +233,14 @@ def _wait_ready(
         if not process.alive():
             raise _boot_failure(spec, process, log, port, elapsed)
         if api.healthy():
-            if local:
-                assert_own_listener(port, process)
+            try:
+                if local:
+                    assert_own_listener(port, process)
+            except IdentityError:
+                process.wait(DYING_S)
+                if not process.alive():
+                    continue
+                raise
             names = api.models_if_ready()
             if names is not None and served_name not in names:
                 raise IdentityError(

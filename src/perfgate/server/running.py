@@ -30,7 +30,8 @@ from perfgate.server.spec import DockerLauncher, ServerSpec
 _HELPERS = ("resource_tracker", "compile_worker", "multiprocessing.forkserver import")
 """Processes below a server that may come and go without harm."""
 
-_DYING_S = 2.0
+DYING_S = 2.0
+"""How long the end of a server that behaves oddly is waited for before it is called something else, in seconds."""
 
 
 @dataclass(kw_only=True)
@@ -104,25 +105,24 @@ class RunningServer:
             IdentityError: another server answers.
         """
         try:
-            names = self.api.models()
+            self._assert_answer()
         except ServerError as error:
             if self.process is not None:
-                # A server that is just dying stops answering before its end is known; the end says more.
-                self.process.wait(_DYING_S)
+                # A server that is just dying stops answering, and its port seems another's, before its end is known; the end says more.
+                self.process.wait(DYING_S)
                 self._assert_processes()
-            raise ServerDiedError(self._with_log(error.message)) from error
+            kind = IdentityError if isinstance(error, IdentityError) else ServerDiedError
+            raise kind(self._with_log(error.message), remedy=error.remedy) from error
+
+    def _assert_answer(self) -> None:
+        names = self.api.models()
         if self.model not in names:
             raise IdentityError(
-                self._with_log(
-                    f"{self.url} is answered by another server: it serves {', '.join(names) or 'nothing'}, not {self.model}"
-                ),
+                f"{self.url} is answered by another server: it serves {', '.join(names) or 'nothing'}, not {self.model}",
                 remedy="An old server is still running on this port; end it.",
             )
         if self.process is not None and self.spec.launcher.kind == "local":
-            try:
-                assert_own_listener(urlsplit(self.url).port or 0, self.process)
-            except IdentityError as error:
-                raise IdentityError(self._with_log(error.message), remedy=error.remedy) from error
+            assert_own_listener(urlsplit(self.url).port or 0, self.process)
         if (
             self.born is not None
             and self.counters().get("process_start_time_seconds", self.born) != self.born
@@ -306,8 +306,9 @@ def assert_own_listener(port: int, process: ServerProcess) -> None:
     Raises:
         IdentityError: somebody else does; two servers may share a port through SO_REUSEPORT.
     """
+    before = process.tree()  # so that one of its own that ends meanwhile is no stranger
     found = listeners(port)
-    own = {member.pid for member in process.tree()}
+    own = {member.pid for member in (*before, *process.tree())}
     foreign = [listener for listener in found if listener.pid not in own]
     if foreign:
         raise IdentityError(
