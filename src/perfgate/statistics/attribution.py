@@ -30,8 +30,8 @@ from perfgate.statistics.attribution_model import (
     explanations,
 )
 from perfgate.statistics.attribution_units import Boot, Key, Units
-from perfgate.statistics.contrast import FloatArray
-from perfgate.statistics.interval import Prior, compare
+from perfgate.statistics.contrast import FloatArray, winsor_reach
+from perfgate.statistics.interval import Difference, Prior, compare
 from perfgate.statistics.planning import abba, pairs_needed
 
 
@@ -50,6 +50,8 @@ class SearchPolicy:
         small_share: of a total, on the log scale; what is left is small when it is below this, however large the total.
         confidence: of the intervals.
         combined: probability from which an interaction is reported.
+        winsor_width: with a noise model, a boot counts as no further than so many of its standard deviations from where it is expected;
+            further where few boots stand behind the model.
         doubt: one-sided level at which the boots of what is named, alone, and of everything but it, must speak for themselves.
     """
 
@@ -63,6 +65,7 @@ class SearchPolicy:
     small_share: float = 0.15
     confidence: float = 0.95
     combined: float = 0.9
+    winsor_width: float = 2.5
     doubt: float = 0.1
 
 
@@ -166,7 +169,7 @@ class Search:
     def total(self, response: Response) -> float:
         """How much slower everything applied is than nothing, log units, by the boots of both ends; 0 while one is missing."""
         base, full = self._ends(response)
-        return math.fsum(full) / len(full) - math.fsum(base) / len(base) if base and full else 0.0
+        return self._compare(response, base, full).estimate if base and full else 0.0
 
     def prior(self, response: Response) -> Prior:
         """The spread of one boot that is assumed: the noise model's, or without one a weak guess from both ends."""
@@ -212,7 +215,7 @@ class Search:
             level = policy.total_alpha / len(self.responses)
             found = []
             for response in self.responses:
-                difference = compare(*self._ends(response), prior=response.prior)
+                difference = self._compare(response, *self._ends(response))
                 if difference.p_greater() <= level and difference.estimate > math.log1p(response.tolerance):
                     found.append(response)
             self._active = tuple(found)
@@ -229,6 +232,14 @@ class Search:
             [boot.values[response.key] for boot in usable if boot.applied == everything],
         )
 
+    def _compare(
+        self, response: Response, one: Sequence[float], other: Sequence[float], prior: Prior | None = None
+    ) -> Difference:
+        """Two groups of boots, no model between."""
+        known = response.prior
+        width = self.policy.winsor_width if known is not None else None
+        return compare(one, other, prior=known or prior, winsor_width=width)
+
     def _searched(self) -> int:
         return sum(boot.applied not in (frozenset(), self._units.everything) for boot in self._boots)
 
@@ -239,7 +250,10 @@ class Search:
         prior, effect = self.prior(response), self._effect(response)
         spread = Spread(df=prior.df, variance=prior.variance, effect=effect, trend=response.trend)
         subsets, values, times = self._units.rows(self._boots, response.key)
-        return believe(explanations(len(self._units.units)), subsets, values, times, spread)
+        reach = math.inf
+        if response.prior is not None:
+            reach = float(winsor_reach(response.prior.sd, response.prior.df, self.policy.winsor_width))
+        return believe(explanations(len(self._units.units)), subsets, values, times, spread, reach=reach)
 
     def _effect(self, response: Response) -> float:
         """Spread of a setting's effect: of the size of the total."""
@@ -311,7 +325,7 @@ class Search:
         end = self._ends(response)[1 if other else 0]
         prior = self.prior(response)
         # Named alone must be as slow as everything; everything but it must be as fast as nothing.
-        left = compare(own, end, prior=prior) if other else compare(end, own, prior=prior)
+        left = self._compare(response, own, end, prior) if other else self._compare(response, end, own, prior)
         return bool(own) and left.p_less(self._small(response)) <= self.policy.doubt
 
     def _most_telling(self, beliefs: Sequence[Belief]) -> int | None:
@@ -337,7 +351,7 @@ class Search:
             self._answer(response, beliefs[response.key])
             if response.key in beliefs
             else unconfirmed(
-                response.key, compare(*self._ends(response), prior=response.prior), self.policy.confidence
+                response.key, self._compare(response, *self._ends(response)), self.policy.confidence
             )
             for response in self.responses
         )
@@ -372,7 +386,7 @@ class Search:
         masks = [self._units.mask(boot.applied) for boot in self._boots if not boot.failed]
         named = self._named(belief)
         without = self._units.everything - self._units.items_of(named)
-        rest = compare(*self._ends(response, without), prior=self.prior(response))
+        rest = self._compare(response, *self._ends(response, without), self.prior(response))
         return answer(
             response.key,
             belief,

@@ -44,6 +44,8 @@ _COMPARED = 32
 """Candidates among which it is chosen exactly."""
 _BINS = 32
 """Into which the value of a planned boot is sorted."""
+_PASSES, _STILL = 8, 0.01
+"""Boots are pulled in so many times at most, and until none moves by more than this part of the reach."""
 _LEVEL, _TREND, _FIRST_TERM = 1, 2, 3
 """Columns of the design; column 0 is empty and fills up shorter explanations."""
 
@@ -298,6 +300,8 @@ def believe(
     values: Sequence[float],
     times: Sequence[float],
     spread: Spread,
+    *,
+    reach: float = math.inf,
 ) -> Belief:
     """Weighs every explanation by the boots of one metric.
 
@@ -307,6 +311,8 @@ def believe(
         values: slowdown of each boot, log units, from any common level.
         times: when each boot was, in tens of boots.
         spread: what is assumed before.
+        reach: a boot further than this from what the explanations together expect of it, log units, is pulled in to that distance, as in
+            Huber's estimate (Huber 1964): what slowed one boot alone is none of the settings.
 
     Raises:
         ValueError: no boot, or numbers that do not belong together.
@@ -321,26 +327,36 @@ def believe(
     prior = np.full(columns.shape[1], spread.effect**2 / spread.variance)
     prior[0], prior[_LEVEL] = 1.0, max(1.0, 100 * spread.effect**2) / spread.variance
     prior[_TREND] = max(spread.trend, 1e-6) ** 2 / spread.variance
-    gram, cross = columns.T @ columns, columns.T @ y
-    chosen = space.columns
+    gram, chosen = columns.T @ columns, space.columns
     precision = gram[chosen[:, :, None], chosen[:, None, :]]
     diagonal = np.arange(chosen.shape[1])
     precision[:, diagonal, diagonal] += 1 / prior[chosen]
     covariance: FloatArray = np.asarray(np.linalg.inv(precision), dtype=np.float64)
-    sums = cross[chosen]
-    coefficients = np.einsum("spq,sq->sp", covariance, sums)
-    df = spread.df + len(y)
-    squares = np.maximum(
-        spread.df * spread.variance + y @ y - np.einsum("sp,sp->s", sums, coefficients), 1e-300
-    )
     _, determinant = np.linalg.slogdet(precision)
-    score = (
-        space.log_prior - 0.5 * (determinant + np.log(prior[chosen]).sum(axis=1)) - 0.5 * df * np.log(squares)
-    )
-    weights = np.exp(score - score.max())
+    known = space.log_prior - 0.5 * (determinant + np.log(prior[chosen]).sum(axis=1))
+    df, observed = spread.df + len(y), y
+    for _ in range(_PASSES):
+        sums = (columns.T @ y)[chosen]
+        coefficients = np.einsum("spq,sq->sp", covariance, sums)
+        squares = np.maximum(
+            spread.df * spread.variance + y @ y - np.einsum("sp,sp->s", sums, coefficients), 1e-300
+        )
+        score = known - 0.5 * df * np.log(squares)
+        weights = np.exp(score - score.max())
+        weights /= weights.sum()
+        if not math.isfinite(reach):
+            break
+        likely = np.flatnonzero(weights > 1e-3)
+        together = np.zeros(columns.shape[1])
+        np.add.at(together, chosen[likely], weights[likely, None] * coefficients[likely])
+        expected = columns @ together
+        pulled = np.clip(observed, expected - reach, expected + reach)
+        moved, y = float(np.abs(pulled - y).max()), pulled
+        if moved < _STILL * reach:
+            break
     return Belief(
         space=space,
-        weights=weights / weights.sum(),
+        weights=weights,
         coefficients=coefficients,
         covariance=covariance,
         variance=squares / df,

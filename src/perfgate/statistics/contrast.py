@@ -197,8 +197,13 @@ def winsorise(
     """
     if values.shape[-1] == 0:
         return values
+    centre = np.median(values, axis=-1, keepdims=True)
+    reach = winsor_reach(scale, df, width)[..., None]
+    return np.clip(values, centre - reach, centre + reach)
+
+
+def winsor_reach(scale: float | FloatArray, df: float | FloatArray, width: float) -> FloatArray:
+    """How far from its centre a replicate may lie before it is pulled in; see `winsorise`."""
     level = float(special.ndtr(width))
     wider = student_quantile(level, np.minimum(df, KNOWN_DF)) / student_quantile(level, KNOWN_DF)
-    centre = np.median(values, axis=-1, keepdims=True)
-    reach = (width * wider * np.asarray(scale, dtype=np.float64))[..., None]
-    return np.clip(values, centre - reach, centre + reach)
+    return np.asarray(width * wider * np.asarray(scale, dtype=np.float64))

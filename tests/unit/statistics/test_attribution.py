@@ -81,6 +81,24 @@ def test_probabilities_agree_with_the_marginal_likelihood_of_a_multivariate_t():
     assert belief.weights == pytest.approx(wanted / wanted.sum(), rel=1e-6)
 
 
+def test_a_boot_that_something_else_slowed_is_pulled_in():
+    """One boot of twenty that comes out 40% slower doubles the noise and hides the guilty setting; pulled in it does neither."""
+    rng = np.random.default_rng(3)
+    subsets = [0, 7] * 4 + [1, 6, 2, 5, 4, 3] * 2
+    values = [0.03 * (subset & 1) + 0.01 * rng.standard_normal() for subset in subsets]
+    values[9] += 0.4
+    times = [number / 10 for number in range(20)]
+    found = {
+        reach: believe(explanations(3), subsets, values, times, SPREAD, reach=reach)
+        for reach in (math.inf, 0.025)
+    }
+    noise = {reach: math.sqrt(belief.variance[belief.best(1)]) for reach, belief in found.items()}
+    assert noise[math.inf] > 0.05 > 0.015 > noise[0.025]
+    assert found[math.inf].involved[0] < 0.9
+    assert found[0.025].involved[0] > 0.99
+    assert found[0.025].slower(7, 0, 0.0)[0] == pytest.approx(0.03, abs=0.015)
+
+
 def test_the_first_boot_of_a_search_halves_the_settings():
     """With a large effect the most telling subset has half of eight settings, and is worth one bit."""
     space = explanations(8)
@@ -135,7 +153,7 @@ def test_under_noise_the_last_boots_speak_for_themselves(seed):
     nothing, alone, others, everything = values.values()
     small = math.sqrt(math.log1p(0.02) * math.log1p(0.05))
     for fast, slow in ((alone, everything), (nothing, others)):
-        left = compare(fast, slow, prior=Prior(df=20.0, variance=9e-4))
+        left = compare(fast, slow, prior=Prior(df=20.0, variance=9e-4), winsor_width=2.5)
         assert left.p_less(small) <= 0.1 or min(len(fast), len(slow)) >= search.pairs
 
 
