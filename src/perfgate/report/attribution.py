@@ -115,7 +115,7 @@ def _row(part: AttributedPart) -> tuple[str, ...]:
 def _interval(lower: float | None, upper: float | None) -> str:
     if lower is None or upper is None:
         return "none"
-    return f"[{values.percent(lower)}, {values.percent(upper)}]"
+    return "[{}, {}]".format(*values.ends(lower, upper))
 
 
 def _aligned(body: Sequence[tuple[str, ...]], width: int) -> list[str]:

@@ -45,7 +45,7 @@ def interval(part: ClaimPart) -> str:
     """The interval of a part's change, or that there is none."""
     if part.lower is None or part.upper is None:
         return "none"
-    return f"[{values.percent(part.lower)}, {values.percent(part.upper)}]"
+    return "[{}, {}]".format(*values.ends(part.lower, part.upper))
 
 
 def rows(findings: Sequence[ClaimFinding]) -> list[tuple[str, ...]]:

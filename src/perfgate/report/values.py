@@ -13,6 +13,9 @@ NOTHING = "-"
 TELLING = frozenset({Outcome.REGRESSION, Outcome.SUSPECT, Outcome.IMPROVEMENT})
 """Outcomes that a secondary metric is shown for without being asked: an inconclusive tail quantile says nothing."""
 
+_AS_FACTOR = 10
+"""A relative change from which a factor is shown."""
+
 OTHERS = 4
 """Secondary metrics that are shown without being asked."""
 
@@ -81,15 +84,28 @@ def percent(value: float | None) -> str:
     """A relative change, +0.1 as "+10.0%"; eleven times and more are shown as a factor."""
     if value is None:
         return NOTHING
-    if value >= 10:
-        return f"×{value + 1:.3g}"
+    if value >= _AS_FACTOR:
+        return _factor(value)
     return f"{round(value, 3) + 0.0:+.1%}"
+
+
+def ends(lower: float, upper: float) -> tuple[str, str]:
+    """Both ends of an interval of relative changes; as factors where one is shown so and nothing changes sign."""
+    if lower > 0 and upper >= _AS_FACTOR:
+        return _factor(lower), _factor(upper)
+    return percent(lower), percent(upper)
+
+
+def _factor(value: float) -> str:
+    return f"×{value + 1:.3g}"
 
 
 def interval(verdict: MetricVerdict) -> str:
     """The interval of the change; an end that is not finite shows as infinite, never as a number."""
     if verdict.lower is None and verdict.upper is None:
         return "none" if verdict.change is not None else NOTHING
+    if verdict.lower is not None and verdict.upper is not None:
+        return "[{}, {}]".format(*ends(verdict.lower, verdict.upper))
     lower = "(-inf" if verdict.lower is None else f"[{percent(verdict.lower)}"
     upper = "+inf)" if verdict.upper is None else f"{percent(verdict.upper)}]"
     return f"{lower}, {upper}"
