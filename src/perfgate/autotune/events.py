@@ -118,12 +118,16 @@ def benched_configurations(events: Iterable[Event]) -> int | None:
     )
 
 
+def _seconds(duration: float) -> str:
+    return f"{duration:.2f} s" if duration >= 0.1 else f"{duration * 1000:.1f} ms"
+
+
 def describe(events: Iterable[Event]) -> str:
     """Events for people, one a line."""
     lines = []
     for event in events:
         what = "benchmarked" if event.kind == "autotune" else "compiled"
-        took = f" in {event.duration_s:.2f} s" if event.duration_s is not None else ""
+        took = f" in {_seconds(event.duration_s)}" if event.duration_s is not None else ""
         failed = f", {event.failed} configurations failed" if event.failed else ""
         configs = f" ({len(event.timings_ms)} configurations{failed})" if event.timings_ms else ""
         lines.append(

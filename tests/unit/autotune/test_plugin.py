@@ -71,6 +71,8 @@ def test_events_after_ready_are_late(events: tuple[Event, ...]) -> None:
     assert len(late) == 8
     assert "add_one benchmarked in" in describe(late)
     assert "1 configurations failed" in describe(late)
+    quick = late[0].model_copy(update={"duration_s": 0.0027})
+    assert " in 2.7 ms in process " in describe([quick])
 
 
 def test_vllm_finds_the_recorder() -> None:
