@@ -32,6 +32,7 @@ def test_names_the_one_setting_that_matters(project):
     )
     result.stdout.fnmatch_lines(["*attribution of cpu/fake-model/fake/quick: because of --fake-tpot-ms 6 (*"])
     result.stdout.fnmatch_lines(["*[*] --fake-tpot-ms 6 * +*%*[[]*]*%*", "*left without them*"])
+    result.stdout.fnmatch_lines(["*next  If it is not meant, take --fake-tpot-ms 6 back."])
     found = attribution(project)
     assert found["responsible"] == ["--fake-tpot-ms 6"]
     assert found["ended"] == "explained"

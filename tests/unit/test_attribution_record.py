@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from perfgate.experiment.attribution_record import Log, record
+from perfgate.experiment.attribution_record import Log, next_step, record
 from perfgate.experiment.attribution_settings import Setting
 from perfgate.experiment.confirm import Measured
 from perfgate.records import BootRecord, Fingerprint, Measurement, RunRecord
@@ -44,22 +44,26 @@ def searched(back: dict[int, float]) -> Search:
 
 
 @pytest.mark.parametrize(
-    ("settings", "back", "slower", "ended", "said"),
+    ("settings", "back", "slower", "ended", "said", "advice"),
     [
-        ((), None, False, "no effect", "no slowdown is confirmed"),
-        ((), None, True, "elsewhere", "no default that a flag can set has moved"),
-        (PINS, {}, True, "elsewhere", "the moved defaults do not bring it back"),
-        (PINS, {0: math.log(2)}, True, "explained", "comes back by --no-async-scheduling ("),
-        (PINS, {0: math.log(2)}, False, "no effect", "no slowdown is confirmed"),
+        ((), None, False, "no effect", "no slowdown is confirmed", ""),
+        ((), None, True, "elsewhere", "no default that a flag can set has moved", "No setting brings it"),
+        (PINS, {}, True, "elsewhere", "the moved defaults do not bring it back", "No setting brings it back"),
+        (PINS, {0: 0.7}, True, "explained", "comes back by --no-async-scheduling (", "Set --no-async-sched"),
+        (PINS, {0: 0.7}, False, "no effect", "no slowdown is confirmed", ""),
     ],
 )
-def test_across_versions_a_slowdown_that_no_pin_brings_back_is_elsewhere(settings, back, slower, ended, said):
-    """A confirmed slowdown is never called none: it comes back by a pin, or it is in what no flag sets."""
+def test_across_versions_a_slowdown_that_no_pin_brings_back_is_elsewhere(
+    settings, back, slower, ended, said, advice
+):
+    """A confirmed slowdown is never called none: it comes back by a pin, or it is in what no flag sets; the advice follows."""
     log = Log(kind="versions", settings=settings, notes=[], ab_boots=6)
     findings = None if back is None else searched(back).findings()
     kept = record(log, findings, CELL, FRESH, slower=slower)
     assert kept.ended == ended
     assert said in headline(kept)
+    assert next_step(kept).startswith(advice)
+    assert bool(next_step(kept)) == bool(advice)
     if ended == "explained":
         assert kept.metrics[0].parts[0].share == pytest.approx(1.0, abs=0.1)
 
@@ -71,3 +75,4 @@ def test_pins_that_do_not_boot_leave_it_undecided():
     kept = record(log, None, CELL, FRESH, slower=True)
     assert kept.ended == "budget"
     assert headline(kept).startswith("no setting could be named")
+    assert next_step(kept) == "Give the search more time (--max-minutes)."

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from perfgate.diagnosis import diagnose
 from perfgate.errors import PerfgateError
 from perfgate.experiment import attribution
+from perfgate.experiment.attribution_record import next_step
 from perfgate.experiment.attribution_settings import differences
 from perfgate.experiment.bench import Bench, Made
 from perfgate.experiment.confirm import Measured, computed_verdicts, questions_of, verdicts_from
@@ -111,7 +112,8 @@ def _attribute(
     def keep(found: Mapping[str, Attribution]) -> None:
         for workload, one in found.items():
             settled = made.settled[workload]
-            verdict = settled.verdict.model_copy(update={"attribution": one})
+            update = {"attribution": one, "next_step": next_step(one) or settled.verdict.next_step}
+            verdict = settled.verdict.model_copy(update=update)
             made.settled[workload] = settled._replace(verdict=verdict)
 
     try:

@@ -132,6 +132,23 @@ def record(
     )
 
 
+def next_step(found: Attribution) -> str:
+    """What to do about what was found; empty where nothing is slower."""
+    named = " and ".join(found.responsible)
+    match found.ended:
+        case "explained" if found.kind == "versions":
+            return f"Set {named} to have it back."
+        case "explained":
+            return f"If it is not meant, take {named} back."
+        case "elsewhere":
+            return "No setting brings it back: measure the releases between the two (--against), or report it to vLLM."
+        case "budget":
+            some = f"Begin with {named}; for the rest, give" if named else "Give"
+            return f"{some} the search more time (--max-minutes)."
+        case _:
+            return ""
+
+
 def _ended(
     log: Log, findings: Findings | None, answers: Sequence[Answer], *, slower: bool
 ) -> Literal["explained", "no effect", "elsewhere", "budget"]:
