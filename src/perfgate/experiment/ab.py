@@ -12,7 +12,7 @@ from perfgate.experiment.attribution_settings import differences
 from perfgate.experiment.bench import Bench, Made
 from perfgate.experiment.confirm import Measured, computed_verdicts, questions_of, verdicts_from
 from perfgate.experiment.gate import Settled, moved_notes, quoting_moved
-from perfgate.experiment.notes import limit_notes, setting_notes, view_notes
+from perfgate.experiment.notes import limit_notes, setting_notes, view_notes, void_notes
 from perfgate.experiment.options import SuiteOptions
 from perfgate.experiment.plans import FEWEST_PAIRS
 from perfgate.experiment.sides import against, alike
@@ -68,6 +68,8 @@ def _annotated(verdict: CellVerdict, old: Target, cell: Target, fresh: Measured)
         *moved_notes(moved_defaults(before, now)),
         *setting_notes(old.server, before.boots, side="old side: "),
         *setting_notes(cell.server, now.boots),
+        *void_notes(before.boots, side="old side: "),
+        *void_notes(now.boots),
         *limit_notes(cell, now),
         *view_notes(before.boots, side="old side: "),
         *view_notes(now.boots),

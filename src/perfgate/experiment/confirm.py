@@ -324,11 +324,11 @@ def computed_verdicts(measured: Measured, target: Target) -> list[MetricVerdict]
     return found
 
 
-def overrule(screened: CellVerdict, fresh: Sequence[MetricVerdict], note: str) -> CellVerdict:
+def overrule(screened: CellVerdict, fresh: Sequence[MetricVerdict], *notes: str) -> CellVerdict:
     """The screen's verdict with the confirmed metrics in place of the suspected ones."""
     by_name = {verdict.metric: verdict for verdict in fresh}
     metrics = [by_name.get(verdict.metric, verdict) for verdict in screened.metrics]
-    return quoting_moved(whole(screened.cell, metrics, screened.baseline_file, (*screened.notes, note)))
+    return quoting_moved(whole(screened.cell, metrics, screened.baseline_file, (*screened.notes, *notes)))
 
 
 def suspects(verdict: CellVerdict) -> list[str]:

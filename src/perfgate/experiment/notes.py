@@ -45,6 +45,15 @@ def view_notes(boots: Sequence[BootRecord], *, side: str = "") -> list[str]:
     return [f"{side}server: {said}"] if said else []
 
 
+def void_notes(boots: Sequence[BootRecord], *, side: str = "") -> list[str]:
+    """How many of one side's boots are left out, each reason once; nothing where all count."""
+    void = [boot for boot in boots if boot.void]
+    if not void:
+        return []
+    reasons = "; ".join(dict.fromkeys(reason for boot in void for reason in boot.void))
+    return [f"{side}{len(void)} of {len(boots)} boots left out: {reasons}"]
+
+
 def limit_notes(target: Target, measurement: Measurement) -> list[str]:
     """The cell's share of the bounds of its hardware; nothing where the entries do not say enough."""
     made = deployment(target, measurement.boots)

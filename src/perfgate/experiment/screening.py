@@ -9,7 +9,7 @@ from perfgate.errors import PerfgateError
 from perfgate.experiment.bench import Bench, Made
 from perfgate.experiment.confirm import overrule, questions_of, suspects, verdicts_from
 from perfgate.experiment.gate import Settled
-from perfgate.experiment.notes import limit_notes, setting_notes, view_notes
+from perfgate.experiment.notes import limit_notes, setting_notes, view_notes, void_notes
 from perfgate.experiment.plans import FEWEST_PAIRS, Allowance
 from perfgate.experiment.sides import old_side
 from perfgate.metrics import METRICS
@@ -64,6 +64,7 @@ def screen(bench: Bench, cells: Sequence[Target], made: Made) -> None:
 def _annotated(bench: Bench, settled: Settled, cell: Target, measured: Measurement) -> Settled:
     """With what the server's counters and the hardware's bounds say beside the verdict."""
     said = [
+        *void_notes(measured.boots),
         *limit_notes(cell, measured),
         *setting_notes(cell.server, measured.boots),
         *view_notes(measured.boots),
@@ -116,9 +117,14 @@ def _confirm(
             continue
         if fresh.pairs < FEWEST_PAIRS:
             continue
-        note = f"suspected by the screen, then measured on {fresh.pairs} interleaved pairs of fresh boots"
+        labels = [METRICS[one.metric].label for one in asked if one.cell == str(cell.cell)]
+        notes = [
+            f"{', '.join(labels)}: suspected by the screen, then measured on {fresh.pairs} interleaved pairs of fresh boots",
+            *void_notes(fresh.old[cell.cell.workload].boots, side="of these pairs, old side: "),
+            *void_notes(fresh.new[cell.cell.workload].boots, side="of these pairs, new side: "),
+        ]
         made.settled[cell.cell.workload] = Settled(
-            overrule(screened, verdicts_from(judged, fresh, cell, asked), note)
+            overrule(screened, verdicts_from(judged, fresh, cell, asked), *notes)
         )
 
 
