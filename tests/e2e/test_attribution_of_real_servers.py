@@ -1,4 +1,6 @@
-"""Attribution on a real vLLM on the CPU: of five changed settings those that matter are named. A dozen boots each, so only when asked for.
+"""Attribution on a real vLLM on the CPU: of five changed settings, or of the defaults of two releases, those that matter are named.
+
+A dozen boots each, so only when asked for.
 
 pytest -m long tests/e2e/test_attribution_of_real_servers.py
 """
@@ -6,6 +8,7 @@ pytest -m long tests/e2e/test_attribution_of_real_servers.py
 from pathlib import Path
 
 import pytest
+from releases import python_with, python_with_moved_defaults, release
 from suite_sessions import Sessions
 
 INNOCENT = (
@@ -15,6 +18,7 @@ INNOCENT = (
     "--env=TOKENIZERS_PARALLELISM=false",
 )
 CELL = ("--gpu", "cpu", "--server", "tiny", "--workload", "cpu-chat")
+OLDER = "0.28.0"
 ONE_SLOT = "--max-num-seqs 16 → 1"
 THREE_SLOTS = "--max-num-seqs 16 → 3"
 SMALL_STEPS = "--max-num-batched-tokens 16"
@@ -67,3 +71,27 @@ def test_nothing_is_named_where_nothing_matters(tmp_path):
     said, found = attribute(tmp_path, *INNOCENT, "--vllm-arg=--max-num-seqs=15")
     assert (found["responsible"], found["search_boots"]) == ([], 0), said
     assert found["ended"] == "no effect"
+
+
+def test_of_the_defaults_of_two_releases_the_one_that_matters_is_named(tmp_path):
+    """Against a release four versions older, one whose default of --max-num-seqs is 1: pinned to the old value, all of it comes back."""
+    moved = python_with_moved_defaults(tmp_path, batched_tokens=1024, sequences=1)
+    older = python_with(release(OLDER), tmp_path / "python-older")
+    entry = f"""
+    [servers.moved]
+    extends = "tiny-dense"
+    args = {{ max-num-seqs = false }}
+    launcher = {{ kind = "local", python = "{moved}" }}
+    """
+    cell = ("--gpu", "cpu", "--server", "moved", "--workload", "cpu-chat")
+    session = Sessions(tmp_path, *cell, config=entry).run("--against", str(older), "--attribute")
+    (verdict,) = session.verdicts
+    found = verdict["attribution"]
+    assert found["kind"] == "versions"
+    (named,) = found["responsible"] or [session.said]
+    assert named.startswith("--max-num-seqs ")
+    assert named.endswith("→ 1)")
+    assert any("max_num_batched_tokens: " in setting for setting in found["settings"])
+    assert found["ended"] == "explained"
+    assert all(part["share"] > 0.7 for part in named_parts(found, "mean_ttft_ms").values())
+    assert f"Set {named} to have it back." in session.said

