@@ -79,3 +79,20 @@ def test_rows_that_cannot_be_simulated_are_bad_input(wrong, capsys):
     """Too few settings for a truth, more than are told apart, or a noise that is none end with exit status 2."""
     assert main(["calibrate", "--attribution", *wrong]) == 2
     assert f"{wrong[0]} {wrong[1]}" in capsys.readouterr().err
+
+
+def test_a_hundred_searches_a_row_are_the_default(monkeypatch, capsys):
+    """A search costs far more than a simulated suite: without a number of its own it is not asked for the gate's two thousand."""
+    asked = []
+
+    def counted(world, rng):
+        asked.append(world)
+        return searched()
+
+    monkeypatch.setattr("perfgate.commands.calibrate.search_once", counted)
+    monkeypatch.setattr("perfgate.commands.calibrate.replicates_needed", lambda *_: 1)
+    assert main(["calibrate", "--attribution", "--settings=3", "--sigma=0.01", "--workers=1"]) == 0
+    said = capsys.readouterr()
+    assert {asked.count(world) for world in asked} == {100}
+    assert "--suites 100 --seed 8" in said.out
+    assert said.err == ""

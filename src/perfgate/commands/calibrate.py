@@ -13,8 +13,11 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
+from rich.console import Console
+from rich.progress import track
 
 from perfgate.commands.noise import read_sessions
 from perfgate.errors import InputError
@@ -32,6 +35,11 @@ from perfgate.statistics.simulation import RecordedPool, Scenario
 
 HELP = "print the gate's false alarms, power, false passes and cost, by simulation, beside the rules of other tools"
 
+T = TypeVar("T")
+
+SUITES = 2000
+SEARCHES = 100
+"""A search weighs every explanation anew before each boot, which costs far more than a simulated suite."""
 SIGMAS = (0.005, 0.01, 0.02, 0.03)
 EFFECTS = (0.02, 0.03, 0.05, 0.10)
 SETTINGS = (5, 8)
@@ -99,7 +107,10 @@ def recorded_rows(tests: int) -> list[Row]:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """How much, from which seed, on which data."""
     parser.add_argument(
-        "--suites", type=int, default=2000, metavar="N", help="suites a scenario (default: 2000)"
+        "--suites",
+        type=int,
+        metavar="N",
+        help=f"suites a scenario (default: {SUITES}), or searches a row with --attribution (default: {SEARCHES})",
     )
     parser.add_argument("--seed", type=int, default=8, metavar="N", help="of the random numbers (default: 8)")
     parser.add_argument(
@@ -153,6 +164,7 @@ def run(args: argparse.Namespace) -> int:
         InputError: an option makes no sense, or the recorded results hold too little.
         ResultsError: a results file cannot be read.
     """
+    args.suites = args.suites if args.suites is not None else SEARCHES if args.attribution else SUITES
     for name in ("suites", "workers"):
         if getattr(args, name) < 1:
             raise InputError(
@@ -252,10 +264,25 @@ def attribution_tasks(worlds: Sequence[World], times: int, seed: int) -> list[At
 def _attribution(worlds: Sequence[World], times: int, seed: int, workers: int) -> str:
     tasks = attribution_tasks(worlds, times, seed)
     if workers == 1:
-        return attribution_document(list(map(_tried, tasks)), times=times, seed=seed)
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        return attribution_document(list(pool.map(_tried, tasks)), times=times, seed=seed)
+        found = list(_shown(map(_tried, tasks), len(tasks)))
+    else:
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(workers, mp_context=context) as pool:
+            found = list(_shown(pool.map(_tried, tasks), len(tasks)))
+    return attribution_document(found, times=times, seed=seed)
+
+
+def _shown(results: Iterable[T], total: int) -> Iterable[T]:
+    """The results, with a bar on a terminal's stderr while they come."""
+    console = Console(stderr=True)
+    return track(
+        results,
+        "simulating",
+        total=total,
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
 
 
 def _tried(task: AttributionTask) -> Tried:
@@ -287,13 +314,12 @@ def simulate(
         for chunk, size in enumerate(_chunks(suites))
     ]
     if workers == 1:
-        counted: Iterable[Tally] = map(_task, tasks)
-        tallies = list(counted)
+        tallies = list(_shown(map(_task, tasks), len(tasks)))
     else:
         # Spawned, because a fork of a process that has threads may hang.
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(workers, mp_context=context) as pool:
-            tallies = list(pool.map(_task, tasks, chunksize=4))
+            tallies = list(_shown(pool.map(_task, tasks, chunksize=4), len(tasks)))
     found: list[tuple[Row, Tally]] = []
     for row, group in itertools.groupby(zip(tasks, tallies, strict=True), key=lambda pair: pair[0][0]):
         counts = [one for _, one in group]
