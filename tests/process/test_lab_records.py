@@ -104,7 +104,7 @@ def test_compilation_while_measuring_makes_the_run_invalid(measure, monkeypatch)
 
 
 def test_tuning_that_only_the_recorder_sees_makes_the_run_invalid(measure, monkeypatch):
-    """A benchmark inside the measured window voids the run also where the process never said that it was ready; one before it does not."""
+    """A benchmark inside the measured window voids the run, though its process was never ready and another's recorder failed."""
     counters = RunningServer.counters
 
     def counters_and_tuning(server):
@@ -112,6 +112,7 @@ def test_tuning_that_only_the_recorder_sees_makes_the_run_invalid(measure, monke
         if not server.events_path.exists():
             tuned = {"kind": "autotune", "pid": 1, "key": ["64"], "timings_ms": {"a": 1.0}}
             append(server.events_path, {"kind": "start", "pid": 1, "time": time.time(), "triton": "3.6.0"})
+            append(server.events_path, {"kind": "error", "pid": 2, "time": time.time(), "text": "no Triton"})
             append(server.events_path, tuned | {"kernel": "early", "time": time.time() - 60})
             append(server.events_path, tuned | {"kernel": "chunk_fwd_kernel_o", "time": time.time()})
         return found

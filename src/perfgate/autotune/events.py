@@ -44,13 +44,13 @@ class Event(Record):
     """On ``error``: what went wrong in the recorder."""
 
 
-def read_events(path: Path) -> tuple[Event, ...]:
-    """All events of a file, in the order they were written.
+def witnessed(path: Path) -> tuple[Event, ...]:
+    """All events of a file, in the order they were written: what happened, which need not be all that happened.
 
     A last line without an end was cut by the death of its process and is left out.
 
     Raises:
-        CoverageError: there is no file, no process recorded, a recorder failed, or a line is not an event.
+        CoverageError: there is no file, or a line is not an event.
     """
     try:
         content = path.read_text(encoding="utf-8", errors="replace")
@@ -60,7 +60,16 @@ def read_events(path: Path) -> tuple[Event, ...]:
             remedy=f"Start vLLM with {VARIABLE}={path} in an environment that has perfgate installed.",
         ) from error
     lines = content.split("\n")
-    events = [_event(line, path, number) for number, line in enumerate(lines[:-1], 1) if line]
+    return tuple(_event(line, path, number) for number, line in enumerate(lines[:-1], 1) if line)
+
+
+def read_events(path: Path) -> tuple[Event, ...]:
+    """The same of a file that also proves what did not happen: every process that wrote to it recorded until its end.
+
+    Raises:
+        CoverageError: as `witnessed`; or no process recorded, or a recorder failed.
+    """
+    events = witnessed(path)
     failed = [event for event in events if event.kind == "error"]
     if failed:
         raise CoverageError(
@@ -72,7 +81,7 @@ def read_events(path: Path) -> tuple[Event, ...]:
             f"{path} has no start of a recorder: nothing was recorded, which is not the same as no event",
             remedy="Check that perfgate is installed in vLLM's environment and that VLLM_PLUGINS does not leave it out.",
         )
-    return tuple(events)
+    return events
 
 
 def _event(line: str, path: Path, number: int) -> Event:

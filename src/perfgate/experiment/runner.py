@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from perfgate.autotune.events import late_events, read_events
+from perfgate.autotune.events import late_events, witnessed
 from perfgate.client import Endpoint, judge_server, judge_validity, run_load, run_record
 from perfgate.errors import CoverageError, ServerError
 from perfgate.experiment.models import vocabulary
@@ -104,9 +104,9 @@ def _late_kernels(running: RunningServer, since: float) -> list[str]:
     if running.events_path is None or not running.events_path.is_file():
         return []
     try:
-        events = read_events(running.events_path)
+        events = witnessed(running.events_path)
     except CoverageError:
-        # Without a recorder nothing is known, and the server's own monitor is the only witness.
+        # A file that cannot be read tells nothing, and the server's own monitor is the only witness.
         return []
     # By the clock of the run, not by what each process says of its readiness: a worker of another name never says it.
     late = late_events(events, ready_at=since)
