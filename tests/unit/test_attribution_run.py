@@ -16,6 +16,7 @@ from perfgate.records import (
     RunRecord,
 )
 from perfgate.selection import Request, select
+from perfgate.statistics.attribution_forecast import MOST_SIMULATED
 
 (OLD,) = select(Request(gpu="cpu", servers=("tiny",), workloads=("cpu-decode",)))
 (NEW,) = select(
@@ -73,10 +74,14 @@ class ScriptedLab:
         return measurement(20.0 if args["max-num-seqs"] == 1 else 10.0, invalid=self.invalid)
 
 
-def attributed(lab: ScriptedLab, *, into: dict[str, Attribution] | None = None, **more):
+FRESH = Measured(old=measurement(10.0, 10.1, 9.9), new=measurement(20.0, 20.2, 19.8))
+
+
+def attributed(
+    lab: ScriptedLab, *, into: dict[str, Attribution] | None = None, fresh: Measured = FRESH, **more
+):
     told: list[str] = []
     attributor = Attributor(lab=lab, noise=None, tell=told.append, **more)
-    fresh = Measured(old=measurement(10.0, 10.1, 9.9), new=measurement(20.0, 20.2, 19.8))
     found = {} if into is None else into
     attributor.attribute(
         [OLD], [NEW], {"cpu-decode": VERDICT}, fresh, versions=False, label="t", keep=found.update
@@ -92,6 +97,13 @@ def test_the_culprit_is_named_and_the_plan_told_first():
     assert found.ended == "explained"
     assert "attributing the difference of tiny to 2 settings: about" in told[0]
     assert len(told) == 1 + len(lab.booted) == 1 + found.search_boots
+
+
+def test_a_plan_whose_end_is_not_in_sight_is_no_promise():
+    """Where the simulated searches reach the boots after which none is followed, the plan says at least so many, not about."""
+    apart = Measured(old=measurement(3.0, 10.0, 30.0), new=measurement(6.0, 20.0, 62.0))
+    _, told = attributed(ScriptedLab(), fresh=apart)
+    assert f"to 2 settings: at least {MOST_SIMULATED} boots" in told[0]
 
 
 def test_out_of_time_keeps_what_is_known():

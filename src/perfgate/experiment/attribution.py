@@ -24,7 +24,7 @@ from perfgate.selection import Catalogues, Request, Target, select
 from perfgate.server import ServerSpec, moved_settings
 from perfgate.statistics.attribution import Response, Search, SearchPolicy
 from perfgate.statistics.attribution_findings import Findings
-from perfgate.statistics.attribution_forecast import forecast, smallest_effect
+from perfgate.statistics.attribution_forecast import MOST_SIMULATED, forecast, smallest_effect
 from perfgate.statistics.attribution_units import Boot, Key
 from perfgate.verdict import boot_means, invalidity
 
@@ -323,6 +323,7 @@ class _Run:
         lab = self.attributor.lab
         each = (_mean(lab.boot_seconds) + _mean(lab.run_seconds) * self._runs) / 60
         expected = forecast(search, FORECASTS, np.random.default_rng(0))
+        rough = "about" if expected < MOST_SIMULATED else "at least"
         shown = [
             f"{METRICS[response.key[1]].label} {smallest_effect(search, response, expected):+.0%}"
             for response in search.responses
@@ -331,7 +332,7 @@ class _Run:
         bound = f", at most {limit:.0f} min" if math.isfinite(limit) else ""
         self.attributor.tell(
             f"attributing the difference of {self.cells[0].server.name} to {len(self.settings)} settings: "
-            f"about {expected} boots, {expected * each:.0f} min{bound}; "
+            f"{rough} {expected} boots, {expected * each:.0f} min{bound}; "
             f"tells a setting's effect of {', '.join(dict.fromkeys(shown))} or more"
         )
 

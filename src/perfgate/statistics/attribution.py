@@ -166,6 +166,11 @@ class Search:
         other._boots = list(self._boots)  # noqa: SLF001 - of its own class
         return other
 
+    def level(self, response: Response) -> float:
+        """The mean value of the boots with nothing applied, log units; 0 while there is none."""
+        base, _ = self._ends(response)
+        return float(np.mean(base)) if base else 0.0
+
     def total(self, response: Response) -> float:
         """How much slower everything applied is than nothing, log units, by the boots of both ends; 0 while one is missing."""
         base, full = self._ends(response)

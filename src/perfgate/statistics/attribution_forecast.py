@@ -29,10 +29,13 @@ def forecast(search: Search, times: int, rng: np.random.Generator) -> int:
         culprit = int(rng.integers(search.items)) if times < search.items else number % len(everything)
         trial = search.copy()
         before = len(trial.boots)
+        levels = {response.key: trial.level(response) for response in search.responses}
         effects = {response.key: trial.total(response) for response in search.responses}
         spreads = {response.key: math.sqrt(trial.prior(response).variance) for response in search.responses}
         while len(trial.boots) - before < MOST_SIMULATED and (chosen := trial.next()) is not None:
-            trial.add(Boot(applied=chosen, values=_simulated(culprit in chosen, effects, spreads, rng)))
+            trial.add(
+                Boot(applied=chosen, values=_simulated(culprit in chosen, levels, effects, spreads, rng))
+            )
         needed.append(len(trial.boots) - before)
     return math.ceil(float(np.mean(needed)))
 
@@ -52,8 +55,13 @@ def smallest_effect(search: Search, response: Response, boots: int, *, power: fl
 
 
 def _simulated(
-    slow: bool, effects: Mapping[Key, float], spreads: Mapping[Key, float], rng: np.random.Generator
+    slow: bool,
+    levels: Mapping[Key, float],
+    effects: Mapping[Key, float],
+    spreads: Mapping[Key, float],
+    rng: np.random.Generator,
 ) -> dict[Key, float]:
     return {
-        key: slow * effect + spreads[key] * float(rng.standard_normal()) for key, effect in effects.items()
+        key: levels[key] + slow * effect + spreads[key] * float(rng.standard_normal())
+        for key, effect in effects.items()
     }

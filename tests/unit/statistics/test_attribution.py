@@ -289,11 +289,12 @@ def test_every_failure_is_explained_by_a_pair_that_no_success_rules_out():
     assert units.after_failures(boots).units == ((0, 1), (2,))
 
 
-def test_the_forecast_is_what_such_a_search_takes():
-    """The planned boots are near those of searches with one culprit, and the search itself is left as it was."""
+@pytest.mark.parametrize("level", [0.0, 5.4])
+def test_the_forecast_is_what_such_a_search_takes(level):
+    """The planned boots are near those of searches with one culprit, whatever the metric's unit, and the search is left as it was."""
     search = Search(5, responses(), confirmed=True, pairs=5)
     for applied in (frozenset(), frozenset(range(5))) * 5:
-        search.add(Boot(applied=applied, values={TTFT: math.log(1.1) if applied else 0.0}))
+        search.add(Boot(applied=applied, values={TTFT: level + (math.log(1.1) if applied else 0.0)}))
     expected = forecast(search, 5, np.random.default_rng(3))
     assert len(search.boots) == 10
     assert 3 <= expected <= 9
