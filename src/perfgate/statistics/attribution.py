@@ -8,8 +8,12 @@ subsets that inform about every setting at once, as in a fractional factorial de
 Error is controlled over the whole search, not by boot. A setting is named when the boots are k·m/α times as probable with it as without
 it (k settings, m metrics). Under "it does nothing" that ratio is a nonnegative martingale from boot to boot, whatever subsets are chosen
 and whenever one stops, so by Ville's inequality it ever gets there with probability at most α/(k·m); the sum over settings and metrics
-is α (averaged over the prior of what the other settings do). The search ends when what is named is enough and needed: with it alone the
-metric is as slow as with everything, and with everything but it as fast as with nothing, but for what is small.
+is α (averaged over the prior of what the other settings do, with noise that is normal).
+
+No model has the last word. The search ends when the boots of what is named show by themselves that it is enough (alone it is as slow as
+everything) and needed (everything but it is as fast as nothing), but for what is small; when no setting can be struck off, because the
+rest is enough and needed too, as in delta debugging, where a set without a superfluous member is called 1-minimal (Zeller & Hildebrandt
+2002); and when the answer rests on no single boot, because something else may have slowed that one.
 """
 
 from __future__ import annotations
@@ -17,75 +21,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass
 
 import numpy as np
 
+from perfgate.statistics.attribution_evidence import Direct, Evidence, Response, SearchPolicy
 from perfgate.statistics.attribution_findings import Answer, Ended, Findings, answer, numbers, unconfirmed
-from perfgate.statistics.attribution_model import (
-    MOST_UNITS,
-    Belief,
-    Spread,
-    believe,
-    explanations,
-)
+from perfgate.statistics.attribution_model import MOST_UNITS, Belief, Spread, believe, explanations
 from perfgate.statistics.attribution_units import Boot, Key, Units
 from perfgate.statistics.contrast import FloatArray, winsor_reach
-from perfgate.statistics.interval import Difference, Prior, compare
-from perfgate.statistics.planning import abba, pairs_needed
-
-
-@dataclass(frozen=True, kw_only=True)
-class SearchPolicy:
-    """The constants of a search; ``perfgate calibrate --attribution`` shows what they buy.
-
-    Attributes:
-        alpha: error of naming any setting that does nothing, over the whole search.
-        overlook: probability that what is named is not enough, or not needed, beyond the tolerance.
-        total_alpha: one-sided level at which a total effect is confirmed, where the caller has not done so.
-        fewest_pairs: boots of each end at least.
-        most_pairs: and at most.
-        wanted_power: the ends are booted until an effect as large as the margin is shown with this power.
-        most_boots: of the search beyond the ends.
-        small_share: of a total, on the log scale; what is left is small when it is below this, however large the total.
-        confidence: of the intervals.
-        combined: probability from which an interaction is reported.
-        winsor_width: with a noise model, a boot counts as no further than so many of its standard deviations from where it is expected;
-            further where few boots stand behind the model.
-        doubt: one-sided level at which the boots of what is named, alone, and of everything but it, must speak for themselves.
-    """
-
-    alpha: float = 0.05
-    overlook: float = 0.01
-    total_alpha: float = 0.006
-    fewest_pairs: int = 5
-    most_pairs: int = 7
-    wanted_power: float = 0.95
-    most_boots: int = 120
-    small_share: float = 0.15
-    confidence: float = 0.95
-    combined: float = 0.9
-    winsor_width: float = 2.5
-    doubt: float = 0.1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Response:
-    """One metric of one cell that got slower.
-
-    Attributes:
-        key: its name, as `Question.key`.
-        tolerance: fraction; a setting whose effect is smaller is of no interest.
-        margin: fraction; plans how often both ends are booted.
-        prior: of one boot; None where only the boots of the search tell the noise.
-        trend: standard deviation of the session's trend over ten boots, log units.
-    """
-
-    key: Key
-    tolerance: float
-    margin: float = 0.05
-    prior: Prior | None = None
-    trend: float = 0.01
+from perfgate.statistics.planning import pairs_needed
 
 
 class Search:
@@ -166,25 +110,19 @@ class Search:
         other._boots = list(self._boots)  # noqa: SLF001 - of its own class
         return other
 
-    def level(self, response: Response) -> float:
-        """The mean value of the boots with nothing applied, log units; 0 while there is none."""
-        base, _ = self._ends(response)
-        return float(np.mean(base)) if base else 0.0
-
-    def total(self, response: Response) -> float:
-        """How much slower everything applied is than nothing, log units, by the boots of both ends; 0 while one is missing."""
-        base, full = self._ends(response)
-        return self._compare(response, base, full).estimate if base and full else 0.0
-
-    def prior(self, response: Response) -> Prior:
-        """The spread of one boot that is assumed: the noise model's, or without one a weak guess from both ends."""
-        return response.prior or _own_prior(*self._ends(response), self._effect(response))
+    @property
+    def evidence(self) -> Evidence:
+        """What the boots say by themselves."""
+        return Evidence(boots=self._boots, units=self._units, policy=self.policy, pairs=self.pairs)
 
     def next(self) -> frozenset[int] | None:
         """The items to apply on the next boot, or None when the search is over."""
+        again = self._failed_once()
+        if again is not None:
+            return again
         opening = self._opening()
         if opening is not None:
-            return opening
+            return opening if self._failures(opening) <= self.pairs else None
         while True:
             if not self._confirmed() or self._searched() >= self.policy.most_boots:
                 return None
@@ -196,22 +134,34 @@ class Search:
             if unsettled:
                 chosen = self._most_telling([beliefs[r.key] for r in unsettled])
                 return self._units.items_of(chosen) if chosen is not None else None
-            narrower = self._units.narrowed(self._responsible(beliefs))
+            hinge = self._hinge(beliefs)
+            if hinge is not None:
+                return hinge
+            narrower = self._units.narrowed(self._responsible(beliefs), most=MOST_UNITS)
             if narrower is None:
                 return None
             self._units = narrower
 
+    def _failed_once(self) -> frozenset[int] | None:
+        """A subset that has just failed for the first time: a machine may fail, a subset that does not boot fails again."""
+        last = self._boots[-1] if self._boots else None
+        if last is None or not last.failed or self._failures(last.applied) > 1:
+            return None
+        up = any(boot.applied == last.applied and not boot.failed for boot in self._boots)
+        return None if up else last.applied
+
+    def _failures(self, applied: frozenset[int]) -> int:
+        return sum(boot.applied == applied and boot.failed for boot in self._boots)
+
     def _opening(self) -> frozenset[int] | None:
         ends = (frozenset[int](), self._units.everything)
-        have = [sum(boot.applied == end and not boot.failed for boot in self._boots) for end in ends]
-        if self._given and min(have) >= 1:
+        booted = [boot.applied for boot in self._boots if boot.applied in ends and not boot.failed]
+        have = [booted.count(end) for end in ends]
+        if min(have) >= (1 if self._given else self.pairs):
             return None
-        pairs = self.pairs
-        if min(have) >= pairs:
-            return None
-        if have[0] >= pairs or have[1] >= pairs:
-            return ends[0 if have[0] < pairs else 1]
-        return ends[abba(pairs)[sum(have)]]
+        if have[0] != have[1]:
+            return ends[int(have[0] > have[1])]
+        return booted[-1] if booted else ends[0]
 
     def _confirmed(self) -> tuple[Response, ...]:
         """The metrics that are certainly slower with everything applied; decided once, by both ends alone."""
@@ -220,30 +170,11 @@ class Search:
             level = policy.total_alpha / len(self.responses)
             found = []
             for response in self.responses:
-                difference = self._compare(response, *self._ends(response))
+                difference = self.evidence.difference(response)
                 if difference.p_greater() <= level and difference.estimate > math.log1p(response.tolerance):
                     found.append(response)
             self._active = tuple(found)
         return self._active
-
-    def _ends(
-        self, response: Response, other: frozenset[int] | None = None
-    ) -> tuple[list[float], list[float]]:
-        """Values of the boots with nothing applied, and with everything or another subset."""
-        everything = self._units.everything if other is None else other
-        usable = [boot for boot in self._boots if response.key in boot.values]
-        return (
-            [boot.values[response.key] for boot in usable if not boot.applied],
-            [boot.values[response.key] for boot in usable if boot.applied == everything],
-        )
-
-    def _compare(
-        self, response: Response, one: Sequence[float], other: Sequence[float], prior: Prior | None = None
-    ) -> Difference:
-        """Two groups of boots, no model between."""
-        known = response.prior
-        width = self.policy.winsor_width if known is not None else None
-        return compare(one, other, prior=known or prior, winsor_width=width)
 
     def _searched(self) -> int:
         return sum(boot.applied not in (frozenset(), self._units.everything) for boot in self._boots)
@@ -252,17 +183,14 @@ class Search:
         return {response.key: self._belief(response) for response in self._confirmed()}
 
     def _belief(self, response: Response) -> Belief:
-        prior, effect = self.prior(response), self._effect(response)
+        evidence = self.evidence
+        prior, effect = evidence.prior(response), evidence.effect(response)
         spread = Spread(df=prior.df, variance=prior.variance, effect=effect, trend=response.trend)
         subsets, values, times = self._units.rows(self._boots, response.key)
         reach = math.inf
         if response.prior is not None:
             reach = float(winsor_reach(response.prior.sd, response.prior.df, self.policy.winsor_width))
         return believe(explanations(len(self._units.units)), subsets, values, times, spread, reach=reach)
-
-    def _effect(self, response: Response) -> float:
-        """Spread of a setting's effect: of the size of the total."""
-        return 0.7 * max(abs(self.total(response)), 2 * math.log1p(response.tolerance))
 
     def _certain(self, belief: Belief) -> int:
         """Bits of the units that are certainly involved."""
@@ -284,54 +212,84 @@ class Search:
             if any(belief.slower(one, one & ~(1 << unit), 0.0)[0] > 0 for one in (everything, 1 << unit))
         )
 
+    def _least(self, response: Response, belief: Belief) -> int:
+        """The named units without those that the boots themselves show to be none of the fault: the rest is enough and needed."""
+        named, factors = self._named(belief), belief.bayes_factors
+        for unit in sorted(numbers(named), key=lambda one: factors[one]):
+            less = named & ~(1 << unit)
+            if less and self._suffices(response, less) is Direct.SHOWN:
+                named = less
+        return named
+
+    def _suffices(self, response: Response, less: int) -> Direct:
+        """Whether a part of what is named is enough and needed. To strike a setting off takes as much as to call it explained."""
+        evidence, doubt = self.evidence, self.policy.overlook
+        enough = evidence.enough(response, less, doubt=doubt)
+        return evidence.needed(response, less, doubt=doubt) if enough is Direct.SHOWN else enough
+
     def _settled(self, response: Response, belief: Belief) -> bool:
-        named = self._named(belief)
-        everything = (1 << belief.space.units) - 1
+        named = self._least(response, belief)
+        everything = self.evidence.everything
         if not named:
             # What both ends seemed to show may not last.
             return belief.slower(everything, 0, math.log1p(response.tolerance))[1] <= self.policy.overlook
-        return all(
-            self._no_slower(response, belief, one, other)
+        return named != self._named(belief) or all(
+            belief.slower(one, other, self.evidence.small(response))[1] <= self.policy.overlook
             for one, other in ((everything, named), (everything & ~named, 0))
         )
 
-    def _no_slower(self, response: Response, belief: Belief, one: int, other: int) -> bool:
-        """Whether more than what is small is excluded."""
-        return belief.slower(one, other, self._small(response))[1] <= self.policy.overlook
-
-    def _small(self, response: Response) -> float:
-        """A slowdown half-way between tolerance and margin, or a small share of a large total; log units."""
-        half_way = math.sqrt(math.log1p(response.tolerance) * math.log1p(response.margin))
-        return max(half_way, self.policy.small_share * self.total(response))
-
     def _check(self, beliefs: Mapping[Key, Belief]) -> int | None:
-        """What is named, alone, and everything but it, must each have been booted, and show the same without any model."""
+        """A subset that must still be booted before the boots themselves, no model between, say the same.
+
+        What is named alone, everything but it, and what is named without one of it: were the rest enough and needed, that one would
+        not be part of the *smallest* set.
+        """
         if not beliefs or not all(self._settled(r, beliefs[r.key]) for r in self._confirmed()):
             return None
-        everything = (1 << len(self._units.units)) - 1
+        evidence, doubt = self.evidence, self.policy.doubt
         for response in self._confirmed():
-            named = self._named(beliefs[response.key])
-            for subset, slower in ((named, everything), (everything & ~named, 0)):
-                if self._units.may_boot([subset], self._boots)[0] > 0 and not self._shown(
-                    response, subset, slower
-                ):
-                    return subset
+            named = self._least(response, beliefs[response.key])
+            if evidence.enough(response, named, doubt=doubt) in (Direct.OPEN, Direct.UNLIKELY):
+                return named
+            if evidence.needed(response, named, doubt=doubt) in (Direct.OPEN, Direct.UNLIKELY):
+                return evidence.everything & ~named
+            for less in (named & ~(1 << unit) for unit in numbers(named)):
+                if less and self._suffices(response, less) is Direct.OPEN:
+                    alone = evidence.enough(response, less, doubt=self.policy.overlook) is Direct.OPEN
+                    return less if alone else evidence.everything & ~less
         return None
 
-    def _shown(self, response: Response, subset: int, other: int) -> bool:
-        """Whether the boots of a subset alone speak against more than what is small, or there are as many as of an end."""
-        applied = self._units.items_of(subset)
-        if applied in (frozenset(), self._units.everything):
-            return True
-        tried = [boot.values.get(response.key) for boot in self._boots if boot.applied == applied]
-        if len(tried) >= self.pairs:
-            return True
-        own = [value for value in tried if value is not None]
-        end = self._ends(response)[1 if other else 0]
-        prior = self.prior(response)
-        # Named alone must be as slow as everything; everything but it must be as fast as nothing.
-        left = self._compare(response, own, end, prior) if other else self._compare(response, end, own, prior)
-        return bool(own) and left.p_less(self._small(response)) <= self.policy.doubt
+    def _contradicted(self, response: Response, belief: Belief) -> bool:
+        """Whether the boots themselves speak against the model: what is named is not all of it."""
+        named, doubt = self._least(response, belief), self.policy.doubt
+        said = (
+            self.evidence.enough(response, named, doubt=doubt),
+            self.evidence.needed(response, named, doubt=doubt),
+        )
+        return Direct.REFUTED in said
+
+    def _hinge(self, beliefs: Mapping[Key, Belief]) -> frozenset[int] | None:
+        """What to boot again because the answer rests on one boot of it: without that boot another set would be named.
+
+        Something else may have slowed that boot, and some set of settings fits any one boot exactly.
+        """
+        for number, boot in enumerate(self._boots):
+            if sum(other.applied == boot.applied for other in self._boots) >= self.pairs:
+                continue
+            without = self.copy()
+            del without._boots[number]  # noqa: SLF001 - of its own class
+            if any(
+                self._rests_on(response, beliefs[response.key], without)
+                for response in self._confirmed()
+                if response.key in boot.values
+            ):
+                return boot.applied
+        return None
+
+    def _rests_on(self, response: Response, belief: Belief, without: Search) -> bool:
+        other = without._belief(response)
+        lost = any(other.involved[unit] <= 0.5 for unit in numbers(self._least(response, belief)))
+        return lost or bool(without._certain(other) & ~self._certain(belief))
 
     def _most_telling(self, beliefs: Sequence[Belief]) -> int | None:
         every = range(1 << len(self._units.units))
@@ -345,7 +303,7 @@ class Search:
         return candidates[int(np.argmax(gain * chance))]
 
     def _responsible(self, beliefs: Mapping[Key, Belief]) -> int:
-        return int(np.bitwise_or.reduce([0, *(self._named(beliefs[r.key]) for r in self._confirmed())]))
+        return int(np.bitwise_or.reduce([0, *(self._least(r, beliefs[r.key]) for r in self._confirmed())]))
 
     def findings(self) -> Findings:
         """What is known now; also in the middle of a search, when time has run out."""
@@ -355,9 +313,7 @@ class Search:
         answers = tuple(
             self._answer(response, beliefs[response.key])
             if response.key in beliefs
-            else unconfirmed(
-                response.key, self._compare(response, *self._ends(response)), self.policy.confidence
-            )
+            else unconfirmed(response.key, self.evidence.difference(response), self.policy.confidence)
             for response in self.responses
         )
         responsible = self._responsible(beliefs) if confirmed else 0
@@ -372,7 +328,11 @@ class Search:
             ended = Ended.BUDGET
         elif not confirmed or (not responsible and all(answer.settled for answer in answers)):
             ended = Ended.NO_EFFECT
-        elif all(answer.settled for answer in answers if answer.confirmed) and self._check(beliefs) is None:
+        elif (
+            all(answer.settled for answer in answers if answer.confirmed)
+            and self._check(beliefs) is None
+            and not any(self._contradicted(response, beliefs[response.key]) for response in confirmed)
+        ):
             ended = Ended.EXPLAINED
         else:
             ended = Ended.BUDGET
@@ -389,9 +349,9 @@ class Search:
 
     def _answer(self, response: Response, belief: Belief) -> Answer:
         masks = [self._units.mask(boot.applied) for boot in self._boots if not boot.failed]
-        named = self._named(belief)
+        named, evidence = self._least(response, belief), self.evidence
         without = self._units.everything - self._units.items_of(named)
-        rest = self._compare(response, *self._ends(response, without), self.prior(response))
+        rest = evidence.likened(response, evidence.of(response, frozenset()), evidence.of(response, without))
         return answer(
             response.key,
             belief,
@@ -403,11 +363,3 @@ class Search:
             confidence=self.policy.confidence,
             combined=self.policy.combined,
         )
-
-
-def _own_prior(base: Sequence[float], full: Sequence[float], effect: float) -> Prior:
-    """A weak prior where there is no noise model: one degree of freedom, at what the ends themselves scatter."""
-    squares = sum(float(np.square(np.asarray(side) - np.mean(side)).sum()) for side in (base, full) if side)
-    df = len(base) + len(full) - 2
-    scatter = squares / df if df > 0 and squares > 0 else (effect / 4) ** 2
-    return Prior(df=1.0, variance=max(scatter, 1e-8))

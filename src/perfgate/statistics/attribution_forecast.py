@@ -7,7 +7,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from perfgate.statistics.attribution import Response, Search
+from perfgate.statistics.attribution import Search
+from perfgate.statistics.attribution_evidence import Response
 from perfgate.statistics.attribution_units import Boot, Key
 from perfgate.statistics.contrast import student_quantile
 
@@ -29,9 +30,11 @@ def forecast(search: Search, times: int, rng: np.random.Generator) -> int:
         culprit = int(rng.integers(search.items)) if times < search.items else number % len(everything)
         trial = search.copy()
         before = len(trial.boots)
-        levels = {response.key: trial.level(response) for response in search.responses}
-        effects = {response.key: trial.total(response) for response in search.responses}
-        spreads = {response.key: math.sqrt(trial.prior(response).variance) for response in search.responses}
+        levels = {response.key: trial.evidence.level(response) for response in search.responses}
+        effects = {response.key: trial.evidence.total(response) for response in search.responses}
+        spreads = {
+            response.key: math.sqrt(trial.evidence.prior(response).variance) for response in search.responses
+        }
         while len(trial.boots) - before < MOST_SIMULATED and (chosen := trial.next()) is not None:
             trial.add(
                 Boot(applied=chosen, values=_simulated(culprit in chosen, levels, effects, spreads, rng))
@@ -45,7 +48,7 @@ def smallest_effect(search: Search, response: Response, boots: int, *, power: fl
 
     As in a balanced design, in which half of all boots have the setting: standard error 2σ/√N.
     """
-    prior = search.prior(response)
+    prior = search.evidence.prior(response)
     total = max(2, boots + len(search.boots))
     error = 2 * math.sqrt(prior.variance / total)
     level = search.policy.alpha / (search.items * len(search.responses))

@@ -28,7 +28,7 @@ from perfgate.statistics.contrast import FloatArray
 
 IntArray = npt.NDArray[np.intp]
 
-MOST_UNITS = 10
+MOST_UNITS = 8
 """Units that are told apart at once; more are bundled first."""
 SIZE_RATIO = 0.5
 """Prior: an explanation with one setting more is half as probable, before it is shared among all sets of that size."""
@@ -36,8 +36,6 @@ INTERACTION_SHARE = 0.15
 """Prior probability that settings do something together that they do not do alone."""
 NOTHING_SHARE = 0.05
 """Prior probability that no setting matters, although a total effect was confirmed."""
-_EVERY_SUBSET = 8
-"""Up to so many units every set of single effects is an explanation; above, sets of at most four."""
 _PLANNED_WITH = 100
 """The next boot is chosen with the most probable explanations only."""
 _COMPARED = 32
@@ -83,7 +81,7 @@ class Explanations:
 def explanations(units: int) -> Explanations:
     """All explanations that are considered for so many units.
 
-    Every set of single effects (of at most four above eight units); with them one pair that acts together, with or without single
+    Every set of single effects; with them one pair that acts together, with or without single
     effects of its two and beside at most one other setting (beside any others up to five units); three settings that act only together.
 
     Raises:
@@ -92,8 +90,7 @@ def explanations(units: int) -> Explanations:
     if not 1 <= units <= MOST_UNITS:
         raise ValueError(f"between 1 and {MOST_UNITS} units are told apart at once, not {units}")
     everyone = range(units)
-    most = units if units <= _EVERY_SUBSET else 4
-    single = [(), *(chosen for size in range(1, most + 1) for chosen in combinations(everyone, size))]
+    single = [(), *(chosen for size in range(1, units + 1) for chosen in combinations(everyone, size))]
     beside = units if units <= 5 else 1
     found = [(_bits(chosen), _share(len(chosen), units) * (1 - INTERACTION_SHARE)) for chosen in single]
     together: list[tuple[tuple[int, ...], float]] = []

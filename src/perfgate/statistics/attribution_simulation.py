@@ -13,7 +13,8 @@ from itertools import combinations
 
 import numpy as np
 
-from perfgate.statistics.attribution import Response, Search
+from perfgate.statistics.attribution import Search
+from perfgate.statistics.attribution_evidence import Response
 from perfgate.statistics.attribution_findings import Ended
 from perfgate.statistics.attribution_units import Boot
 from perfgate.statistics.contrast import FloatArray, student_quantile

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 Key = tuple[str, str]
 
+FAILURES_UNTIL_SURE = 2
+"""Times that a subset must fail, and never come up, before it counts as one that does not boot."""
 FAILURES_UNTIL_MERGED = 3
 """Failed boots after which the likeliest pair is kept together, although others would explain the failures too."""
 
@@ -86,14 +89,18 @@ class Units:
         subsets, values, times = zip(*found, strict=True) if found else ((), (), ())
         return list(subsets), list(values), list(times)
 
-    def narrowed(self, responsible: int) -> Units | None:
-        """The bundles among the responsible units opened, the units that are not responsible left away; None where none is a bundle."""
+    def narrowed(self, responsible: int, *, most: int) -> Units | None:
+        """The bundles among the responsible units opened, the units that are not responsible left away.
+
+        Where that leaves more than ``most``, neighbours are bundled again; None where nothing would be told apart that was not before.
+        """
         chosen = [unit for number, unit in enumerate(self.units) if responsible >> number & 1]
         bundles = [unit for unit in chosen if len(unit) > 1 and unit not in self.fixed]
         if not bundles:
             return None
         inner = [piece for unit in chosen for piece in (self._pieces(unit) if unit in bundles else [unit])]
-        return replace(self, units=tuple(inner))
+        units = _bundled(inner, most)
+        return replace(self, units=units) if set(units) != set(chosen) else None
 
     def _pieces(self, unit: tuple[int, ...]) -> list[tuple[int, ...]]:
         together = [group for group in self.fixed if set(group) <= set(unit)]
@@ -150,7 +157,10 @@ class Units:
         if not any(boot.failed for boot in boots):
             return []
         up = {mask for boot in boots if not boot.failed and (mask := self.mask(boot.applied)) is not None}
-        failed = {mask for boot in boots if boot.failed and (mask := self.mask(boot.applied)) is not None}
+        down = Counter(
+            mask for boot in boots if boot.failed and (mask := self.mask(boot.applied)) is not None
+        )
+        failed = {mask for mask, times in down.items() if times >= FAILURES_UNTIL_SURE and mask not in up}
         found = []
         for mask in sorted(failed):
             pairs = tuple(

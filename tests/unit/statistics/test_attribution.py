@@ -6,7 +6,8 @@ import math
 import numpy as np
 import pytest
 
-from perfgate.statistics.attribution import Response, Search, SearchPolicy
+from perfgate.statistics.attribution import Search
+from perfgate.statistics.attribution_evidence import Direct, Response, SearchPolicy
 from perfgate.statistics.attribution_findings import Ended
 from perfgate.statistics.attribution_forecast import forecast, smallest_effect
 from perfgate.statistics.attribution_model import MOST_UNITS, Spread, believe, design, explanations
@@ -276,7 +277,7 @@ def test_a_search_without_metric_is_refused():
 
 
 def test_every_failure_is_explained_by_a_pair_that_no_success_rules_out():
-    """Suspicion after a failure falls on pairs from inside to outside, less those that a good boot parted."""
+    """A subset that fails twice puts suspicion on pairs from inside to outside, less those that a good boot parted; once is chance."""
     units = Units.of(3, (), most=MOST_UNITS)
     boots = [
         Boot(applied=frozenset(), values={TTFT: 0.0}),
@@ -284,6 +285,8 @@ def test_every_failure_is_explained_by_a_pair_that_no_success_rules_out():
         Boot(applied=frozenset({0, 1}), values={TTFT: 0.0}),
         Boot(applied=frozenset({0}), failed=True),
     ]
+    assert units.after_failures(boots).units == ((0,), (1,), (2,))
+    boots.append(boots[-1])
     # 0 without 2 came up, so 0 needs 1.
     assert units.may_boot([0b001, 0b101, 0b010], boots) == [0.0, 0.0, 1.0]
     assert units.after_failures(boots).units == ((0, 1), (2,))
@@ -299,6 +302,104 @@ def test_the_forecast_is_what_such_a_search_takes(level):
     assert len(search.boots) == 10
     assert 3 <= expected <= 9
     assert 0.02 <= smallest_effect(search, search.responses[0], expected) < 0.05
+
+
+def searched(items, truth, *, sigma=0.02, seed=0):
+    """The findings of a search in which a boot's slowdown, log units, is the truth of what is applied and noise."""
+    rng = np.random.default_rng(seed)
+    search = Search(items, responses(sigma=sigma))
+    while (chosen := search.next()) is not None:
+        search.add(Boot(applied=chosen, values={TTFT: truth(chosen) + sigma * rng.standard_normal()}))
+    return search.findings()
+
+
+TENTH = math.log1p(0.1)
+
+
+@pytest.mark.parametrize(
+    ("items", "guilty"),
+    [(9, {0, 1, 2, 3, 4}), (12, {0, 3, 5, 7, 8, 11}), (20, {2, 3, 9, 10, 17}), (40, {0, 13, 39})],
+)
+def test_many_at_fault_among_many_are_all_found(items, guilty):
+    """More settings than are told apart at once are bundled, and bundled anew, until each that is at fault is named alone."""
+    found = searched(items, lambda chosen: TENTH * len(chosen & guilty))
+    named = {item for unit in found.responsible for item in found.units[unit]}
+    assert (found.ended, named) == (Ended.EXPLAINED, guilty)
+    assert all(len(found.units[unit]) == 1 for unit in found.responsible)
+
+
+@pytest.mark.parametrize(
+    ("truth", "right"),
+    [
+        (lambda c: math.log(1.6) * (0 in c) - math.log(1.6 / 1.08) * (1 in c), {(0,)}),
+        (lambda c: math.log(1.3) * bool(c & {0, 1, 2}), {(0, 1, 2)}),
+        (lambda c: math.log(1.2) * ((0 in c and 1 not in c) + (2 in c)), {(2,)}),
+    ],
+    ids=["two that nearly cancel", "each of three is enough", "one acts only while another is off"],
+)
+def test_nothing_is_named_that_the_rest_explains(truth, right):
+    """What is named is the smallest set: the boots themselves show each of it to be needed, also where the model fits badly."""
+    named = [searched(5, truth, sigma=0.01, seed=seed).responsible for seed in range(20)]
+    assert sum(one in right for one in named) >= 18, named
+
+
+def test_boots_that_contradict_the_model_leave_it_undecided():
+    """Where everything but what is named stays slow in as many boots as an end has, nothing is called explained."""
+    search = Search(3, responses(), confirmed=True, pairs=3)
+    everything, rest = frozenset({0, 1, 2}), frozenset({1, 2})
+    for applied, value in ((frozenset(), 0.0), (everything, 0.3), (frozenset({0}), 0.3), (rest, 0.1)) * 3:
+        search.add(Boot(applied=applied, values={TTFT: value}))
+    evidence = search.evidence
+    assert evidence.enough(search.responses[0], 0b001, doubt=0.1) is Direct.SHOWN
+    assert evidence.needed(search.responses[0], 0b001, doubt=0.1) is Direct.REFUTED
+    assert search.findings().ended is not Ended.EXPLAINED
+
+
+@pytest.mark.parametrize("items", [2, 3, 5])
+def test_one_boot_that_fails_by_chance_is_repeated(items):
+    """A machine may fail once: no two settings are called inseparable for it, and the one at fault is named alone."""
+    search = Search(items, responses(), confirmed=True, pairs=3)
+    for applied in (frozenset(), frozenset(range(items))) * 3:
+        search.add(Boot(applied=applied, values={TTFT: 0.5 * bool(applied)}))
+    first = search.next()
+    search.add(Boot(applied=first, failed=True))
+    assert search.next() == first
+    while (chosen := search.next()) is not None:
+        search.add(Boot(applied=chosen, values={TTFT: 0.5 * (0 in chosen)}))
+    found = search.findings()
+    assert (found.merged, found.responsible, found.failed) == ((), (0,), 1)
+
+
+def test_an_end_that_never_boots_ends_the_search():
+    """Nothing is booted for ever: an end that failed more often than it is to be booted leaves the search undecided."""
+    search = Search(2, responses(), confirmed=False, pairs=3)
+    while (chosen := search.next()) is not None:
+        search.add(Boot(applied=chosen, values={} if chosen else {TTFT: 0.0}, failed=bool(chosen)))
+    assert len(search.boots) < 12
+    assert search.findings().ended is Ended.BUDGET
+
+
+def test_both_ends_are_booted_by_turns():
+    """A B B A, whichever end is there first, so that a machine that changes on the way touches both alike."""
+    everything = frozenset({0, 1})
+    for first in (frozenset[int](), everything):
+        search = Search(2, responses(sigma=0.01), pairs=3)
+        search.add(Boot(applied=first, values={TTFT: 0.0}))
+        order = [first == everything]
+        while len(order) < 6:
+            chosen = search.next()
+            order.append(chosen == everything)
+            search.add(Boot(applied=chosen, values={TTFT: 0.1 * bool(chosen)}))
+        a, b = order[0], not order[0]
+        assert order == [a, b, b, a, a, b]
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_no_name_rests_on_one_boot(number):
+    """On machines where something else slows one boot of thirty, no innocent setting is named for it: such a boot is repeated."""
+    world = World(settings=5, sigma=0.01, kind="two", size=0.10, outlier_share=0.03)
+    found = [search_once(world, np.random.default_rng((13, number, more))) for more in range(10)]
+    assert sum(one.right for one in found) >= 9
 
 
 @pytest.mark.parametrize("kind", ["none", "one", "two", "only together"])
