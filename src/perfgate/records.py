@@ -304,6 +304,8 @@ class Attribution(Record):
     undecided: tuple[str, ...] = ()
     ended: Literal["explained", "no effect", "elsewhere", "budget"]
     """*no effect*: there is no slowdown, or it did not last; *elsewhere*: there is one, and no moved default brings it back."""
+    stopped: Literal["time", "interrupted", "unbelieved", "unpinnable"] | None = None
+    """What ended it before it was over: ``--max-minutes``, Ctrl-C, boots that cannot be believed, or pins that do not boot together."""
     search_boots: int = Field(ge=0)
     """Boots beyond those of the A/B."""
     ab_boots: int = Field(ge=0)

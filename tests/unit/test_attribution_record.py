@@ -1,6 +1,7 @@
 """What is kept of an attribution: how it ended, for a cell that got slower and for one that did not."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -10,7 +11,9 @@ from perfgate.experiment.confirm import Measured
 from perfgate.records import BootRecord, Fingerprint, Measurement, RunRecord
 from perfgate.report.attribution import headline
 from perfgate.selection import Request, select
-from perfgate.statistics.attribution import Response, Search
+from perfgate.statistics.attribution import Search
+from perfgate.statistics.attribution_evidence import Response
+from perfgate.statistics.attribution_findings import Ended
 from perfgate.statistics.attribution_units import Boot
 from perfgate.statistics.interval import Prior
 
@@ -72,7 +75,27 @@ def test_pins_that_do_not_boot_leave_it_undecided():
     """Where the pins do not boot together nothing was searched, and that is not an answer."""
     log = Log(kind="versions", settings=PINS, notes=["the moved defaults cannot be pinned together"])
     log.add(PINS, {}, [KEY], minutes=1.0, problem="does not boot: unrecognized arguments")
+    log.stopped = "unpinnable"
     kept = record(log, None, CELL, FRESH, slower=True)
     assert kept.ended == "budget"
     assert headline(kept).startswith("no setting could be named")
-    assert next_step(kept) == "Give the search more time (--max-minutes)."
+    assert next_step(kept).startswith("Pin some of the moved defaults yourself")
+
+
+@pytest.mark.parametrize(
+    ("stopped", "advice"),
+    [
+        ("time", "--max-minutes"),
+        ("interrupted", "to its end"),
+        ("unbelieved", "a machine of their own"),
+        (None, "do not tell the rest apart"),
+    ],
+)
+def test_what_to_do_about_an_unfinished_search_follows_from_what_ended_it(stopped, advice):
+    """More time is offered only to a search that ran out of time."""
+    log = Log(kind="settings", settings=PINS, notes=[], ab_boots=6, stopped=stopped)
+    findings = replace(searched({0: 0.7}).findings(), ended=Ended.BUDGET)
+    kept = record(log, findings, CELL, FRESH, slower=True)
+    assert (kept.ended, kept.stopped) == ("budget", stopped)
+    assert next_step(kept).startswith("Begin with --no-async-scheduling")
+    assert advice in next_step(kept)

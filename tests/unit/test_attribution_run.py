@@ -4,6 +4,7 @@ import pytest
 
 from perfgate.errors import BootError
 from perfgate.experiment.attribution import UNBELIEVED, Attributor
+from perfgate.experiment.attribution_settings import Setting
 from perfgate.experiment.confirm import Measured
 from perfgate.records import (
     Attribution,
@@ -77,6 +78,41 @@ class ScriptedLab:
 FRESH = Measured(old=measurement(10.0, 10.1, 9.9), new=measurement(20.0, 20.2, 19.8))
 
 
+class Pinnable(Attributor):
+    """Two defaults have moved that a flag can set."""
+
+    def _pins(self, old, new, fresh):
+        return (
+            Setting(words="--block-size 32 (block_size: 16 → 32)", args={"block-size": 32}),
+            Setting(words="--max-num-seqs 16 (max_num_seqs: 1 → 16)", args={"max-num-seqs": 16}),
+        ), []
+
+
+class VersionsLab(ScriptedLab):
+    """The new version has one slot; since the A/B the machine has become faster by a third. Boots may fail first."""
+
+    def __init__(self, *, helps: bool, failures: int = 0, problem: str = "CUDA error: out of memory") -> None:
+        super().__init__()
+        self.helps, self.failures, self.problem = helps, failures, problem
+
+    def measure(self, targets, *, replicates, label):
+        args = targets[0].server.args
+        self.booted.append(args)
+        if len(self.booted) <= self.failures:
+            raise BootError(self.problem)
+        slow = 10.0 if self.helps and args["max-num-seqs"] == 16 else 15.0
+        return measurement(slow + 0.01 * (len(self.booted) % 4))
+
+
+def across_versions(lab: VersionsLab) -> Attribution:
+    attributor = Pinnable(lab=lab, noise=None, tell=lambda _words: None)
+    found: dict[str, Attribution] = {}
+    attributor.attribute(
+        [NEW], [NEW], {"cpu-decode": VERDICT}, FRESH, versions=True, label="t", keep=found.update
+    )
+    return found["cpu-decode"]
+
+
 def attributed(
     lab: ScriptedLab, *, into: dict[str, Attribution] | None = None, fresh: Measured = FRESH, **more
 ):
@@ -144,6 +180,34 @@ def test_settings_that_do_not_boot_apart_are_one():
     assert set(found.responsible) == set(WORDS)
     assert found.failed_boots >= 1
     assert any(note.startswith("kept together, because they do not boot apart") for note in found.notes)
+
+
+def test_across_versions_a_machine_that_has_changed_since_the_ab_is_no_pin():
+    """All boots with a pin are younger than the A/B: nothing and everything pinned are booted by turns, and only that is believed."""
+    lab = VersionsLab(helps=False)
+    found = across_versions(lab)
+    assert (found.responsible, found.ended) == ((), "elsewhere")
+    pinned = ["block-size" in args for args in lab.booted]
+    assert pinned == [True, False, False, True, True, False]
+
+
+def test_across_versions_the_first_boot_with_every_pin_counts():
+    """The boot that shows that the pins come up together is a boot of the search, and what helps is named."""
+    lab = VersionsLab(helps=True)
+    found = across_versions(lab)
+    assert found.responsible == ("--max-num-seqs 16 (max_num_seqs: 1 → 16)",)
+    assert found.ended == "explained"
+    assert sum("block-size" in args and args["max-num-seqs"] == 16 for args in lab.booted) == 3
+
+
+@pytest.mark.parametrize(("failures", "ended"), [(1, "explained"), (99, "budget")])
+def test_across_versions_one_failure_of_all_pins_is_repeated(failures, ended):
+    """A machine may fail once; pins that fail twice do not boot together, and that is said with what to do."""
+    lab = VersionsLab(helps=True, failures=failures)
+    found = across_versions(lab)
+    assert found.ended == ended
+    assert found.stopped == (None if failures == 1 else "unpinnable")
+    assert len(lab.booted) == 2 or failures == 1
 
 
 def test_a_cell_that_did_not_get_slower_is_not_searched():

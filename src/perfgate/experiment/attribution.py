@@ -22,7 +22,8 @@ from perfgate.noise import NoiseModel
 from perfgate.records import Attribution, CellVerdict, Measurement, Outcome, replicates
 from perfgate.selection import Catalogues, Request, Target, select
 from perfgate.server import ServerSpec, moved_settings
-from perfgate.statistics.attribution import Response, Search, SearchPolicy
+from perfgate.statistics.attribution import Search
+from perfgate.statistics.attribution_evidence import Response, SearchPolicy
 from perfgate.statistics.attribution_findings import Findings
 from perfgate.statistics.attribution_forecast import MOST_SIMULATED, forecast, smallest_effect
 from perfgate.statistics.attribution_units import Boot, Key
@@ -151,7 +152,7 @@ class Attributor:
         except BaseException:
             # Ctrl-C, or a machine that fails: each boot took a minute or more, and what they say stays true.
             log.notes.append("broken off before everything was explained")
-            log.broken_off = True
+            log.stopped = "interrupted"
             keep(found(run.known()))
             raise
         keep(found(findings))
@@ -212,7 +213,8 @@ class _Run:
     def search(self, asked: Sequence[Response], fresh: Measured, *, versions: bool) -> Findings | None:
         """Boots until the search is over, the time is, or boots cannot be believed; None where everything together does not boot."""
         keys = [response.key for response in asked]
-        if versions and not self._reduce_to_bootable(keys):
+        known = self._pinned(keys) if versions else self._known(keys, fresh)
+        if not known:
             return None
         pairs = len(next(iter(fresh.new.values())).boots)
         search = Search(
@@ -223,7 +225,7 @@ class _Run:
             pairs=pairs,
             policy=self.attributor.policy,
         )
-        for boot in self._known(keys, fresh, versions=versions):
+        for boot in known:
             search.add(boot)
         self.searched = search
         self._announce(search)
@@ -232,11 +234,13 @@ class _Run:
             spent = _mean(lab.boot_seconds) + _mean(lab.run_seconds) * self._runs
             if time.monotonic() + spent > self.deadline:
                 self.log.notes.append("the time was over (--max-minutes) before everything was explained")
+                self.log.stopped = "time"
                 break
             boot, _ = self._boot(chosen, keys)
             search.add(boot)
             if self.unbelieved >= UNBELIEVED:
                 self.log.notes.append(f"ended after {UNBELIEVED} boots that cannot be believed")
+                self.log.stopped = "unbelieved"
                 break
         return search.findings()
 
@@ -244,16 +248,13 @@ class _Run:
     def _runs(self) -> int:
         return sum(cell.workload.runs for cell in self.cells)
 
-    def _known(self, keys: Sequence[Key], fresh: Measured, *, versions: bool) -> list[Boot]:
+    def _known(self, keys: Sequence[Key], fresh: Measured) -> list[Boot]:
         """The boots of the A/B, in the order they were made."""
-        everything = frozenset(range(len(self.settings)))
-        sides = (
-            [(fresh.new, frozenset[int]())]
-            if versions
-            else [(fresh.old, frozenset[int]()), (fresh.new, everything)]
-        )
         found: list[tuple[float, Boot]] = []
-        for side, applied_items in sides:
+        for side, applied_items in (
+            (fresh.old, frozenset[int]()),
+            (fresh.new, frozenset(range(len(self.settings)))),
+        ):
             first = next(iter(side.values()))
             for number, one in enumerate(first.boots):
                 each = {
@@ -304,20 +305,29 @@ class _Run:
         )
         return Boot(applied=chosen, values=values, failed=failed), problem
 
-    def _reduce_to_bootable(self, keys: Sequence[Key]) -> bool:
-        """Leaves pins away until those that are left boot together; a release may have dropped what an older one could set."""
+    def _pinned(self, keys: Sequence[Key]) -> list[Boot]:
+        """The first boot with every pin that can be set; empty where they do not boot together.
+
+        The boots of the A/B are no part of the search: all of them are older than the first with a pin, and a machine that has changed
+        since would be taken for the pins. Nothing and everything pinned are booted by turns.
+
+        A release may have dropped what an older one could set: what the error names is left away.
+        """
+        again = True
         while self.settings:
             boot, problem = self._boot(frozenset(range(len(self.settings))), keys)
             if not boot.failed:
-                return True
+                return [boot]
             blamed = [s for s in self.settings if any(f"--{flag}" in problem for flag in s.args or {})]
-            if not blamed:
+            if not blamed and not again:
                 break
+            again = again and bool(blamed)  # a machine may fail once
             self.settings = tuple(s for s in self.settings if s not in blamed)
             self.log.settings = self.settings
             self.log.notes += [f"cannot be set on the new version: {s.words}" for s in blamed]
         self.log.notes.append("the moved defaults cannot be pinned together on the new version")
-        return False
+        self.log.stopped = "unpinnable"
+        return []
 
     def _announce(self, search: Search) -> None:
         lab = self.attributor.lab

@@ -39,8 +39,8 @@ class Log:
     """What each boot had applied, and its computed sizes by cell."""
     ab_boots: int = 0
     minutes: float = 0.0
-    broken_off: bool = False
-    """Whether the search was interrupted."""
+    stopped: Literal["time", "interrupted", "unbelieved", "unpinnable"] | None = None
+    """What ended the search before it was over."""
 
     def add(
         self,
@@ -122,6 +122,7 @@ def record(
         responsible=tuple(word for unit in sorted(named) for word in units[unit]),
         undecided=tuple(word for unit in undecided for word in units[unit]),
         ended=ended,
+        stopped=log.stopped if ended == "budget" else None,
         search_boots=len(log.boots),
         ab_boots=log.ab_boots,
         failed_boots=findings.failed if findings is not None else sum(bool(b.problem) for b, _ in log.boots),
@@ -130,6 +131,15 @@ def record(
         boots=tuple(boot.model_copy(update={"metrics": values.get(own, {})}) for boot, values in log.boots),
         notes=tuple(notes),
     )
+
+
+_HOW_TO_GO_ON = {
+    "time": "Give the search more time (--max-minutes).",
+    "interrupted": "Let the search run to its end.",
+    "unbelieved": "Give the servers a machine of their own, and search again.",
+    "unpinnable": "Pin some of the moved defaults yourself (--vllm-arg), and compare again.",
+    None: "The boots do not tell the rest apart: compare what is left undecided in pairs (--against-server).",
+}
 
 
 def next_step(found: Attribution) -> str:
@@ -143,8 +153,8 @@ def next_step(found: Attribution) -> str:
         case "elsewhere":
             return "No setting brings it back: measure the releases between the two (--against), or report it to vLLM."
         case "budget":
-            some = f"Begin with {named}; for the rest, give" if named else "Give"
-            return f"{some} the search more time (--max-minutes)."
+            rest = _HOW_TO_GO_ON[found.stopped]
+            return f"Begin with {named}. {rest}" if named else rest
         case _:
             return ""
 
@@ -156,7 +166,7 @@ def _ended(
         return "no effect"
     if findings is None:
         # Nothing moved that a flag can set, or the pins do not boot together.
-        return "budget" if log.boots or log.broken_off else "elsewhere"
+        return "budget" if log.boots or log.stopped else "elsewhere"
     if findings.ended is Ended.BUDGET:
         return "budget"
     if log.kind == "versions" and not any(answer.confirmed for answer in answers):
