@@ -292,10 +292,12 @@ class AttributionBoot(Record):
 
 
 class Attribution(Record):
-    """Which of the settings that two sides differ in make a cell slower."""
+    """Which of the settings that two sides differ in make a cell slower, or faster where nothing is slower."""
 
     kind: Literal["settings", "versions"] = "settings"
     """Settings of the new side put on the old one, or defaults of the old version pinned on the new one."""
+    direction: Literal["slower", "faster"] = "slower"
+    """What is traced. Effects of a slowdown are new / old − 1 of a time, of a gain old / new − 1; a rate counts as its inverse."""
     settings: tuple[str, ...]
     """Every difference, in words."""
     units: tuple[tuple[str, ...], ...]
@@ -303,7 +305,7 @@ class Attribution(Record):
     responsible: tuple[str, ...]
     undecided: tuple[str, ...] = ()
     ended: Literal["explained", "no effect", "elsewhere", "budget"]
-    """*no effect*: there is no slowdown, or it did not last; *elsewhere*: there is one, and no moved default brings it back."""
+    """*no effect*: there is no difference, or it did not last; *elsewhere*: there is one, and no moved default takes it back."""
     stopped: Literal["time", "interrupted", "unbelieved", "unpinnable"] | None = None
     """What ended it before it was over: ``--max-minutes``, Ctrl-C, boots that cannot be believed, or pins that do not boot together."""
     search_boots: int = Field(ge=0)

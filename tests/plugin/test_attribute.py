@@ -46,6 +46,20 @@ def test_names_the_one_setting_that_matters(project):
     assert not (project.path / ".perfgate/baselines").exists()
 
 
+def test_a_gain_is_traced_where_nothing_is_slower(project):
+    """Where the A/B confirms an improvement the setting that makes it is named, the session passes, and it is said to be kept."""
+    result = project.pytest("--attribute", "--vllm-arg=--fake-tpot-ms=1", "--env=ONE=1", "--env=TWO=2")
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["*attribution of *: faster because of --fake-tpot-ms 1 (*"])
+    result.stdout.fnmatch_lines(["*mean TPOT: +*% faster with all of them, [[]*"])
+    result.stdout.fnmatch_lines(["*next  Keep --fake-tpot-ms 1."])
+    found = attribution(project)
+    assert (found["direction"], found["responsible"]) == ("faster", ["--fake-tpot-ms 1"])
+    (tpot,) = [metric for metric in found["metrics"] if metric["metric"] == "mean_tpot_ms"]
+    (part,) = [part for part in tpot["parts"] if part["named"]]
+    assert part["effect"] == pytest.approx(1.0, abs=0.3)
+
+
 def test_a_moved_default_of_a_new_version_is_pinned_back(project):
     """Across versions the default that slows is named with how much comes back, and what no flag can set is said."""
     old = project.path / "old-python"
@@ -80,7 +94,7 @@ def test_no_slowdown_names_nothing_and_boots_nothing_more(project, spread):
     result = project.pytest("--attribute", *CHANGES, *spread)
     assert result.parseoutcomes().get("failed", 0) == 0
     result.stdout.fnmatch_lines(
-        ["*attribution of *: no setting is named: no slowdown is confirmed (6 boots)"]
+        ["*attribution of *: no setting is named: no difference is confirmed (6 boots)"]
     )
     found = attribution(project)
     assert (found["responsible"], found["search_boots"], found["ended"]) == ([], 0, "no effect")
@@ -91,6 +105,10 @@ def test_no_slowdown_names_nothing_and_boots_nothing_more(project, spread):
     [
         ((), "--attribute needs a difference"),
         (("--env=A=1", "--new-baselines"), "drop --new-baselines"),
+        (
+            ("--vllm-arg=--max-num-seqs=16",),
+            "with --max-num-seqs=16 nothing differs from server entry 'fake'",
+        ),
         (("--env=A=1", "--update-baselines"), "drop --new-baselines/--update-baselines"),
     ],
 )

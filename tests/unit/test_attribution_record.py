@@ -49,11 +49,11 @@ def searched(back: dict[int, float]) -> Search:
 @pytest.mark.parametrize(
     ("settings", "back", "slower", "ended", "said", "advice"),
     [
-        ((), None, False, "no effect", "no slowdown is confirmed", ""),
+        ((), None, False, "no effect", "no difference is confirmed", ""),
         ((), None, True, "elsewhere", "no default that a flag can set has moved", "No setting brings it"),
         (PINS, {}, True, "elsewhere", "the moved defaults do not bring it back", "No setting brings it back"),
         (PINS, {0: 0.7}, True, "explained", "comes back by --no-async-scheduling (", "Set --no-async-sched"),
-        (PINS, {0: 0.7}, False, "no effect", "no slowdown is confirmed", ""),
+        (PINS, {0: 0.7}, False, "no effect", "no difference is confirmed", ""),
     ],
 )
 def test_across_versions_a_slowdown_that_no_pin_brings_back_is_elsewhere(
@@ -62,7 +62,7 @@ def test_across_versions_a_slowdown_that_no_pin_brings_back_is_elsewhere(
     """A confirmed slowdown is never called none: it comes back by a pin, or it is in what no flag sets; the advice follows."""
     log = Log(kind="versions", settings=settings, notes=[], ab_boots=6)
     findings = None if back is None else searched(back).findings()
-    kept = record(log, findings, CELL, FRESH, slower=slower)
+    kept = record(log, findings, CELL, FRESH, confirmed=slower)
     assert kept.ended == ended
     assert said in headline(kept)
     assert next_step(kept).startswith(advice)
@@ -76,7 +76,7 @@ def test_pins_that_do_not_boot_leave_it_undecided():
     log = Log(kind="versions", settings=PINS, notes=["the moved defaults cannot be pinned together"])
     log.add(PINS, {}, [KEY], minutes=1.0, problem="does not boot: unrecognized arguments")
     log.stopped = "unpinnable"
-    kept = record(log, None, CELL, FRESH, slower=True)
+    kept = record(log, None, CELL, FRESH, confirmed=True)
     assert kept.ended == "budget"
     assert headline(kept).startswith("no setting could be named")
     assert next_step(kept).startswith("Pin some of the moved defaults yourself")
@@ -95,7 +95,7 @@ def test_what_to_do_about_an_unfinished_search_follows_from_what_ended_it(stoppe
     """More time is offered only to a search that ran out of time."""
     log = Log(kind="settings", settings=PINS, notes=[], ab_boots=6, stopped=stopped)
     findings = replace(searched({0: 0.7}).findings(), ended=Ended.BUDGET)
-    kept = record(log, findings, CELL, FRESH, slower=True)
+    kept = record(log, findings, CELL, FRESH, confirmed=True)
     assert (kept.ended, kept.stopped) == ("budget", stopped)
     assert next_step(kept).startswith("Begin with --no-async-scheduling")
     assert advice in next_step(kept)

@@ -65,8 +65,18 @@ def verdict(attributed):
         ({"kind": "versions", "responsible": (FLAG,)}, f"comes back by {FLAG} ("),
         ({"ended": "budget", "undecided": (NOTHING,)}, f"not all of it is explained, undecided: {NOTHING}"),
         ({"ended": "budget", "responsible": ()}, "no setting could be named ("),
-        ({"ended": "no effect", "responsible": (), "search_boots": 0}, "no slowdown is confirmed (6 boots)"),
+        (
+            {"ended": "no effect", "responsible": (), "search_boots": 0},
+            "no difference is confirmed (6 boots)",
+        ),
         ({"ended": "no effect", "responsible": ()}, "the slowdown did not last (7 boots"),
+        ({"ended": "no effect", "responsible": (), "direction": "faster"}, "the gain did not last (7 boots"),
+        ({"direction": "faster"}, f"faster because of {FLAG} and {PAIR} (7 boots"),
+        ({"direction": "faster", "kind": "versions", "responsible": (FLAG,)}, f"is lost again by {FLAG} ("),
+        (
+            {"direction": "faster", "kind": "versions", "responsible": (), "ended": "elsewhere"},
+            "the moved defaults do not make it: what is faster is in the code",
+        ),
         (
             {"ended": "elsewhere", "responsible": (), "kind": "versions"},
             "the moved defaults do not bring it back: ",
@@ -84,21 +94,21 @@ def test_headline_says_what_was_found(changes, said):
 
 def test_what_is_responsible_comes_first_and_what_is_left_last():
     """Named settings lead, then what they do together, then the innocent; an interval without an end is none."""
-    names = [row[0] for row in attribution.rows(found().metrics[0])]
+    names = [row[0] for row in attribution.rows(found().metrics[0], found())]
     assert names == [
         f"* {FLAG}",
         f"* {FLAG} together with {PAIR}",
         f"  {NOTHING}",
         "left without them",
     ]
-    assert attribution.rows(found().metrics[0])[-1][2] == "none"
+    assert attribution.rows(found().metrics[0], found())[-1][2] == "none"
 
 
 def test_across_versions_effects_are_what_comes_back():
     """Pins make it faster again, so neither the title nor the last row speaks of slower."""
     one = found(kind="versions")
-    assert attribution.title(one.metrics[0], one.kind).startswith("mean TTFT: +200.0% comes back with all")
-    assert attribution.rows(one.metrics[0], one.kind)[-1][0] == "comes back without them"
+    assert attribution.title(one.metrics[0], one).startswith("mean TTFT: +200.0% comes back with all")
+    assert attribution.rows(one.metrics[0], one)[-1][0] == "comes back without them"
     assert "slower" not in attribution.document(one)
 
 
@@ -125,7 +135,7 @@ def test_markdown_and_page_hold_the_same_rows_escaped():
     assert "|x|" not in text
     assert "<2>" not in text
     (table,) = sections.attribution(one).tables
-    assert table.rows == tuple(attribution.rows(one.metrics[0]))
+    assert table.rows == tuple(attribution.rows(one.metrics[0], one))
     assert not sections.attribution(None).holds_anything
 
 

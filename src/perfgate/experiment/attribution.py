@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 
@@ -44,7 +45,7 @@ def entry(target: Target, request: Request, catalogues: Catalogues) -> Target:
         catalogues: where the entry is.
 
     Raises:
-        InputError: there are no changes, so there is no difference to attribute.
+        InputError: there are no changes, or they ask for what the entry has, so there is no difference to attribute.
     """
     if not target.changes:
         raise InputError(
@@ -52,7 +53,15 @@ def entry(target: Target, request: Request, catalogues: Catalogues) -> Target:
             remedy="Give the changes (--vllm-arg, --env), another entry (--against-server NAME) or another version (--against PYTHON).",
         )
     plain = select(replace(request, servers=(target.cell.server,), vllm_args=(), env=()), catalogues)
-    return next(one for one in plain if one.cell == target.cell)
+    found = next(one for one in plain if one.cell == target.cell)
+    try:
+        differences(found.server, target.server)
+    except InputError as error:
+        raise InputError(
+            f"--attribute: with {' '.join(target.changes)} nothing differs from server entry {target.server.name!r}: {error.message}",
+            remedy=error.remedy,
+        ) from error
+    return found
 
 
 @dataclass(kw_only=True)
@@ -108,9 +117,15 @@ class Attributor:
             settings, notes = self._pins(old[0], new[0], fresh)
         else:
             settings = differences(old[0].server, new[0].server)
-        asked = self._slower(new, verdicts)
-        slower = {response.key[0] for response in asked}
-        log = Log(kind="versions" if versions else "settings", settings=settings, notes=notes)
+        # A gain is traced where nothing is slower: what is wrong comes first, and the two would share their boots badly.
+        direction: Literal["slower", "faster"] = "slower"
+        asked = self._asked(new, verdicts, Outcome.REGRESSION)
+        if not asked and (gains := self._asked(new, verdicts, Outcome.IMPROVEMENT)):
+            direction, asked = "faster", gains
+        traced = {response.key[0] for response in asked}
+        log = Log(
+            kind="versions" if versions else "settings", settings=settings, notes=notes, direction=direction
+        )
         log.ab_boots = _ab_boots(fresh)
         for side, words in ((fresh.old, ()), (fresh.new, [setting.words for setting in settings])):
             log.size(words, side)
@@ -123,7 +138,7 @@ class Attributor:
                     findings,
                     cell,
                     fresh,
-                    slower=str(cell.cell) in slower,
+                    confirmed=str(cell.cell) in traced,
                     verdict=verdicts[cell.cell.workload],
                 )
                 for cell in believed
@@ -131,9 +146,9 @@ class Attributor:
 
         if not asked or not settings:
             self.tell(
-                "attribution: no slowdown is confirmed, so no setting is named"
+                "attribution: no difference is confirmed, so no setting is named"
                 if not asked
-                else "attribution: no default that a flag can set has moved; what is slower is in the code"
+                else f"attribution: no default that a flag can set has moved; what is {direction} is in the code"
             )
             keep(found(None))
             return
@@ -142,7 +157,7 @@ class Attributor:
             base=(new if versions else old)[0].server,
             cells=new,
             settings=settings,
-            sign=-1 if versions else 1,
+            sign=1 if versions == (direction == "faster") else -1,
             log=log,
             label=label,
             deadline=begun + 60 * self.max_minutes,
@@ -157,16 +172,17 @@ class Attributor:
             raise
         keep(found(findings))
 
-    def _slower(self, new: Sequence[Target], verdicts: Mapping[str, CellVerdict]) -> list[Response]:
+    def _asked(
+        self, new: Sequence[Target], verdicts: Mapping[str, CellVerdict], outcome: Outcome
+    ) -> list[Response]:
+        """The primary metrics of runs that the A/B confirmed to have changed so."""
         found: list[Response] = []
         for cell in new:
             verdict = verdicts.get(cell.cell.workload)
             names = [
                 metric.metric
                 for metric in (verdict.metrics if verdict is not None else ())
-                if metric.primary
-                and metric.outcome is Outcome.REGRESSION
-                and METRICS[metric.metric].of == "run"
+                if metric.primary and metric.outcome is outcome and METRICS[metric.metric].of == "run"
             ]
             found += [
                 Response(
@@ -199,7 +215,7 @@ class _Run:
     cells: Sequence[Target]
     settings: tuple[Setting, ...]
     sign: int
-    """+1 where applying a setting is expected to slow, −1 where it is expected to bring speed back."""
+    """+1 where applying the settings is expected to slow, −1 where to speed up: what a search looks for is always an increase."""
     log: Log
     label: str
     deadline: float

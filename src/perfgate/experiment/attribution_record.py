@@ -33,6 +33,7 @@ class Log:
     kind: Literal["settings", "versions"]
     settings: tuple[Setting, ...]
     notes: list[str]
+    direction: Literal["slower", "faster"] = "slower"
     boots: list[tuple[AttributionBoot, dict[str, dict[str, tuple[float, ...]]]]] = field(default_factory=list)
     """Each boot, and its run values by cell and metric."""
     sized: list[tuple[frozenset[str], dict[str, Sizes]]] = field(default_factory=list)
@@ -77,7 +78,7 @@ def record(
     cell: Target,
     fresh: Measured,
     *,
-    slower: bool,
+    confirmed: bool,
     verdict: CellVerdict | None = None,
 ) -> Attribution:
     """The result for one cell.
@@ -87,7 +88,7 @@ def record(
         findings: of the search; None where there was nothing to search, or nothing that boots.
         cell: the cell.
         fresh: what the A/B measured: across versions shares are of its difference.
-        slower: whether the A/B confirmed a slowdown of this cell.
+        confirmed: whether the A/B confirmed a difference of this cell in the direction that is traced.
         verdict: of the A/B, for the sizes that are computed rather than timed.
     """
     words = [setting.words for setting in log.settings]
@@ -105,18 +106,21 @@ def record(
             for unit in findings.merged
         ]
     metrics = tuple(
-        _metric(answer, units, _difference(answer, cell, fresh) if log.kind == "versions" else None)
+        _metric(
+            answer, units, _difference(answer, cell, fresh, log.direction) if log.kind == "versions" else None
+        )
         for answer in answers
     )
     named = {unit for answer in answers for unit in answer.named}
     if log.kind == "versions":
-        notes += [_comes_back(answer, cell, fresh) for answer in answers]
+        notes += [_comes_back(answer, cell, fresh, log.direction) for answer in answers]
     if verdict is not None and log.kind == "settings":
         notes += size_notes(verdict, words, [(applied, found.get(own, {})) for applied, found in log.sized])
-    ended = _ended(log, findings, answers, slower=slower)
+    ended = _ended(log, findings, answers, confirmed=confirmed)
     undecided = findings.undecided if findings is not None and answers else ()
     return Attribution(
         kind=log.kind,
+        direction=log.direction,
         settings=tuple(words),
         units=tuple(units),
         responsible=tuple(word for unit in sorted(named) for word in units[unit]),
@@ -143,9 +147,13 @@ _HOW_TO_GO_ON = {
 
 
 def next_step(found: Attribution) -> str:
-    """What to do about what was found; empty where nothing is slower."""
+    """What to do about what was found; empty where there is nothing to do."""
     named = " and ".join(found.responsible)
     match found.ended:
+        case "explained" if found.direction == "faster":
+            return f"Keep {named}." if found.kind == "settings" else ""
+        case "elsewhere" if found.direction == "faster":
+            return ""
         case "explained" if found.kind == "versions":
             return f"Set {named} to have it back."
         case "explained":
@@ -160,9 +168,9 @@ def next_step(found: Attribution) -> str:
 
 
 def _ended(
-    log: Log, findings: Findings | None, answers: Sequence[Answer], *, slower: bool
+    log: Log, findings: Findings | None, answers: Sequence[Answer], *, confirmed: bool
 ) -> Literal["explained", "no effect", "elsewhere", "budget"]:
-    if not slower:
+    if not confirmed:
         return "no effect"
     if findings is None:
         # Nothing moved that a flag can set, or the pins do not boot together.
@@ -204,19 +212,20 @@ def _part(part: Part, units: Sequence[tuple[str, ...]], whole: float | None) -> 
     )
 
 
-def _difference(answer: Answer, cell: Target, fresh: Measured) -> float:
-    """How much slower the new version is in the A/B, log units."""
+def _difference(answer: Answer, cell: Target, fresh: Measured, direction: str) -> float:
+    """How much slower, or faster, the new version is in the A/B, log units."""
     workload, metric = cell.cell.workload, answer.key[1]
     old, new = (boot_means(side[workload].replicates(metric)) for side in (fresh.old, fresh.new))
-    return METRICS[metric].sign * (math.fsum(new) / len(new) - math.fsum(old) / len(old))
+    sign = METRICS[metric].sign * (1 if direction == "slower" else -1)
+    return sign * (math.fsum(new) / len(new) - math.fsum(old) / len(old))
 
 
-def _comes_back(answer: Answer, cell: Target, fresh: Measured) -> str:
-    whole = _difference(answer, cell, fresh)
+def _comes_back(answer: Answer, cell: Target, fresh: Measured, direction: str) -> str:
+    whole = _difference(answer, cell, fresh, direction)
     back = math.log1p(answer.total.estimate) / whole if whole else math.nan
     return (
-        f"{METRICS[answer.key[1]].label} is slower by {math.expm1(whole):+.1%} on the new version; "
-        f"with all of these pinned {back:.0%} of it comes back"
+        f"{METRICS[answer.key[1]].label} is {direction} by {math.expm1(whole):+.1%} on the new version; "
+        f"with all of these pinned {back:.0%} of it {'comes back' if direction == 'slower' else 'is lost'}"
     )
 
 

@@ -1,4 +1,4 @@
-"""Which settings made a cell slower: as lines for the terminal, as Markdown, and as rows for the page."""
+"""Which settings made a cell slower, or faster: as lines for the terminal, as Markdown, and as rows for the page."""
 
 from __future__ import annotations
 
@@ -19,43 +19,42 @@ def headline(found: Attribution) -> str:
     """What was found, in one sentence."""
     searched = f"{found.search_boots} boots beyond the {found.ab_boots} of the A/B, {found.minutes:.0f} min"
     if found.ended == "no effect" and not found.search_boots:
-        return f"no setting is named: no slowdown is confirmed ({found.ab_boots} boots)"
+        return f"no setting is named: no difference is confirmed ({found.ab_boots} boots)"
     if found.ended == "no effect":
-        return f"no setting is named: the slowdown did not last ({searched})"
+        lost = "slowdown" if found.direction == "slower" else "gain"
+        return f"no setting is named: the {lost} did not last ({searched})"
+    where = f"what is {found.direction} is in the code, or in what no flag sets"
     if found.ended == "elsewhere" and not found.settings:
-        return (
-            "no default that a flag can set has moved: what is slower is in the code, or in what no flag sets"
-        )
+        return f"no default that a flag can set has moved: {where}"
     if found.ended == "elsewhere":
-        few = (
-            "the moved default does not bring"
-            if len(found.settings) == 1
-            else "the moved defaults do not bring"
-        )
-        return f"{few} it back: what is slower is in the code, or in what no flag sets ({searched})"
+        few = "the moved default does not" if len(found.settings) == 1 else "the moved defaults do not"
+        verb = "bring it back" if found.direction == "slower" else "make it"
+        return f"{few} {verb}: {where} ({searched})"
     if not found.responsible:
         left = f": undecided between {_listed(found.undecided)}" if found.undecided else ""
         return f"no setting could be named{left} ({searched})"
     verb = "comes back by" if found.kind == "versions" else "because of"
+    if found.direction == "faster":
+        verb = "is lost again by" if found.kind == "versions" else "faster because of"
     left = "" if found.ended == "explained" else "; not all of it is explained"
     if left and found.undecided:
         left += f", undecided: {_listed(found.undecided)}"
     return f"{verb} {_listed(found.responsible)}{left} ({searched})"
 
 
-def rows(metric: AttributedMetric, kind: str = "settings") -> list[tuple[str, ...]]:
+def rows(metric: AttributedMetric, found: Attribution) -> list[tuple[str, ...]]:
     """The texts of `HEADINGS` for each setting, what is named first and the largest effect first, then what is left.
 
     Args:
         metric: one metric of an attribution.
-        kind: of the attribution; across versions an effect is what a pin brings back.
+        found: its attribution; across versions an effect is what a pin brings back.
     """
-    found = [_row(part) for part in _ordered(metric.parts)]
+    body = [_row(part) for part in _ordered(metric.parts)]
     if metric.unexplained is not None and any(part.named for part in metric.parts):
         ends = _interval(metric.unexplained_lower, metric.unexplained_upper)
-        left = "comes back without them" if kind == "versions" else "left without them"
-        found.append((left, values.percent(metric.unexplained), ends, "", ""))
-    return found
+        left = "left without them" if found.kind == "settings" else f"{_moves(found)} without them"
+        body.append((left, values.percent(metric.unexplained), ends, "", ""))
+    return body
 
 
 def lines(verdicts: Iterable[CellVerdict], *, width: int) -> list[str]:
@@ -72,18 +71,26 @@ def lines(verdicts: Iterable[CellVerdict], *, width: int) -> list[str]:
             continue
         said += ["", f"attribution of {verdict.cell}: {headline(found)}"]
         for metric in found.metrics:
-            said.append(f"  {title(metric, found.kind)}")
-            said += [f"    {line}" for line in _aligned(rows(metric, found.kind), max(width, 60) - 4)]
+            said.append(f"  {title(metric, found)}")
+            said += [f"    {line}" for line in _aligned(rows(metric, found), max(width, 60) - 4)]
         said += [f"  note  {note}" for note in found.notes]
     return [no_workflow_commands(visible(line)) for line in said]
 
 
-def title(metric: AttributedMetric, kind: str = "settings") -> str:
+def title(metric: AttributedMetric, found: Attribution) -> str:
     """The metric with its total."""
     ends = _interval(metric.lower, metric.upper)
-    if kind == "versions":
-        return f"{values.label(metric.metric)}: {values.percent(metric.total)} comes back with all of them pinned, {ends}"
-    return f"{values.label(metric.metric)}: {values.percent(metric.total)} slower with all of them, {ends}"
+    how = (
+        f"{_moves(found)} with all of them pinned"
+        if found.kind == "versions"
+        else f"{found.direction} with all of them"
+    )
+    return f"{values.label(metric.metric)}: {values.percent(metric.total)} {how}, {ends}"
+
+
+def _moves(found: Attribution) -> str:
+    """What pins do, in words."""
+    return "comes back" if found.direction == "slower" else "is lost"
 
 
 def document(found: Attribution) -> str:
@@ -91,8 +98,8 @@ def document(found: Attribution) -> str:
     parts = [f"**Attribution**: {markdown(headline(found))}"]
     for metric in found.metrics:
         table = [f"| {' | '.join(HEADINGS)} |", "|---|--:|--:|--:|--:|"]
-        table += [f"| {' | '.join(map(markdown, row))} |" for row in rows(metric, found.kind)]
-        parts.append(f"{markdown(title(metric, found.kind))}\n\n" + "\n".join(table))
+        table += [f"| {' | '.join(map(markdown, row))} |" for row in rows(metric, found)]
+        parts.append(f"{markdown(title(metric, found))}\n\n" + "\n".join(table))
     parts += [f"- note: {markdown(note)}" for note in found.notes]
     return "\n\n".join(parts)
 

@@ -96,14 +96,14 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def attribution(found: Attribution | None) -> Section:
-    """Which settings made the cell slower."""
+    """Which settings made the cell slower, or faster."""
     if found is None:
         return Section(title="Attribution")
     tables = tuple(
         Table(
-            caption=words.title(metric, found.kind),
+            caption=words.title(metric, found),
             headings=words.HEADINGS,
-            rows=tuple(words.rows(metric, found.kind)),
+            rows=tuple(words.rows(metric, found)),
         )
         for metric in found.metrics
     )
