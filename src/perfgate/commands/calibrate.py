@@ -8,10 +8,12 @@ import math
 import multiprocessing
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from multiprocessing import connection
 from pathlib import Path
 from typing import TypeVar
 
@@ -266,10 +268,27 @@ def _attribution(worlds: Sequence[World], times: int, seed: int, workers: int) -
     if workers == 1:
         found = list(_shown(map(_tried, tasks), len(tasks)))
     else:
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        with _processes(workers) as pool:
             found = list(_shown(pool.map(_tried, tasks), len(tasks)))
     return attribution_document(found, times=times, seed=seed)
+
+
+def _processes(count: int) -> ProcessPoolExecutor:
+    # Spawned, because a fork of a process that has threads may hang.
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(count, mp_context=context, initializer=_end_with_parent)
+
+
+def _end_with_parent() -> None:
+    """Makes this process end when the one that started it does, which a pool's own processes do not where that one was killed."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _shown(results: Iterable[T], total: int) -> Iterable[T]:
@@ -316,9 +335,7 @@ def simulate(
     if workers == 1:
         tallies = list(_shown(map(_task, tasks), len(tasks)))
     else:
-        # Spawned, because a fork of a process that has threads may hang.
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        with _processes(workers) as pool:
             tallies = list(_shown(pool.map(_task, tasks, chunksize=4), len(tasks)))
     found: list[tuple[Row, Tally]] = []
     for row, group in itertools.groupby(zip(tasks, tallies, strict=True), key=lambda pair: pair[0][0]):
