@@ -1,8 +1,8 @@
 """What a server is: a named set of flags, an environment, a launcher and a model.
 
 Flags are kept by their long name without dashes (``max-num-seqs``). ``true`` is a bare flag, ``false`` takes an
-inherited one away, a list is one flag with several values, a table is a JSON value. ``no-x`` and ``x`` are the two states of one
-flag: setting one unsets the other.
+inherited one away, a list is one flag with several values, a table is a JSON value, and a dotted name is one key of it. ``no-x`` and
+``x`` are the two states of one flag: setting one unsets the other.
 """
 
 from __future__ import annotations
@@ -231,11 +231,12 @@ class ServerSpec(Record):
             if name in THROUGH_ENVIRONMENT:
                 continue
             words.append(f"--{name}")
-            if value is True:
+            inner = "." in name  # vLLM takes exactly one word for the key of a table
+            if value is True and not inner:
                 continue
             if mask and is_secret_name(name):
                 words.append(MASK)
-            elif isinstance(value, list):
+            elif isinstance(value, list) and not inner:
                 words.extend(_word(item) for item in value)
             else:
                 words.append(_word(value))

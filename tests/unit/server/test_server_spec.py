@@ -50,6 +50,16 @@ def test_flags_become_a_command_line():
     ]
 
 
+def test_the_key_of_a_table_gets_one_word():
+    """A dotted key is followed by exactly one word, which vLLM reads as JSON where it can: true is written out, and a list is JSON."""
+    args = {"cc.pass_config.x": True, "cc.cudagraph_capture_sizes": [1, 2], "cc.cudagraph_mode": "NONE"}
+    assert ServerSpec(name="s", args=args).flags() == [
+        *("--compilation-config.pass_config.x", "true"),
+        *("--compilation-config.cudagraph_capture_sizes", "[1,2]"),
+        *("--compilation-config.cudagraph_mode", "NONE"),
+    ]
+
+
 def test_port_of_the_entry_wins():
     """An entry that fixes its port gets exactly one --port."""
     command = ServerSpec(name="s", args={"port": 8000}).command(model="m", port=8000, served_name="n")
