@@ -11,6 +11,7 @@ from typing import Any
 
 from perfgate.records import Baseline, BootRecord, Measurement
 from perfgate.server.reading import Member, agrees, parsed
+from perfgate.shortening import shortened
 
 _OWN_TO_A_BOOT = re.compile(
     r"(?:^|\.)(?:_\w+|instance_id|served_model_name|model|model_weights|tokenizer|compilation_time|encoder_compilation_time"
@@ -85,6 +86,11 @@ class SettingChange:
     beside: bool = False
     """Whether the same release was given other flags, from which this may well follow."""
 
+    @property
+    def name(self) -> str:
+        """The key without its section."""
+        return self.key.rpartition(".")[2]
+
     def __str__(self) -> str:
         old, new = self.versions
         if self.asked:
@@ -95,7 +101,7 @@ class SettingChange:
             why = f"{UNASKED}, but beside other flags of the same release"
         else:
             why = UNASKED
-        return f"{self.key.rpartition('.')[2]}: {_word(self.before)} → {_word(self.after)}, {why}"
+        return f"{shortened(f'{self.name}: {_word(self.before)} → {_word(self.after)}')}, {why}"
 
 
 def moved_settings(
@@ -229,5 +235,4 @@ def _says_something(value: Any) -> bool:
 def _word(value: Any) -> str:
     if value is None:
         return "unset"
-    text = value if isinstance(value, str) else json.dumps(value, default=str)
-    return text if len(text) <= 60 else text[:57] + "…"
+    return value if isinstance(value, str) else json.dumps(value, default=str)
