@@ -3,6 +3,7 @@
 import pytest
 from rich.cells import cell_len
 
+from perfgate.experiment.attribution_record import next_step
 from perfgate.records import AttributedMetric, AttributedPart, Attribution, Cell, CellVerdict, Outcome
 from perfgate.report import attribution
 from perfgate.report.html import sections
@@ -121,6 +122,25 @@ def test_lines_fit_the_terminal_and_align(width):
     assert len(table) == 5
     assert all(cell_len(line) <= width for line in table)
     assert len({cell_len(line) for line in table[:-1]}) == 1
+
+
+@pytest.mark.parametrize("width", [80, 160])
+def test_long_values_show_what_differs(width):
+    """Of two long values that differ at the end, every line shows both ends, and the next step does."""
+    same = ", ".join(f'"operator_{number}"' for number in range(40))
+    words = f"--splitting-ops [{same}, one] → [{same}, two]"
+    one = found(
+        settings=(words,),
+        responsible=(words,),
+        metrics=(found().metrics[0].model_copy(update={"parts": (part(words, named=True),)}),),
+    )
+    said = [*attribution.lines([verdict(one)], width=width), attribution.document(one), next_step(one)]
+    assert all("operator_20" not in line for line in said)
+    assert [line for line in said if "one" in line and "two" in line] == [
+        said[1],
+        said[4],
+        *said[-2:],
+    ]
 
 
 def test_a_verdict_without_attribution_says_nothing():

@@ -21,6 +21,7 @@ from perfgate.records import (
     replicates,
 )
 from perfgate.selection import Target
+from perfgate.shortening import shortened
 from perfgate.statistics.attribution_findings import Answer, Ended, Findings, Part
 from perfgate.statistics.attribution_units import Key
 from perfgate.verdict import boot_means
@@ -102,7 +103,7 @@ def record(
     notes = list(log.notes)
     if findings is not None:
         notes += [
-            f"kept together, because they do not boot apart: {', '.join(words[item] for item in unit)}"
+            f"kept together, because they do not boot apart: {', '.join(shortened(words[item]) for item in unit)}"
             for unit in findings.merged
         ]
     metrics = tuple(
@@ -148,7 +149,7 @@ _HOW_TO_GO_ON = {
 
 def next_step(found: Attribution) -> str:
     """What to do about what was found; empty where there is nothing to do."""
-    named = " and ".join(found.responsible)
+    named = " and ".join(map(shortened, found.responsible))
     match found.ended:
         case "explained" if found.direction == "faster":
             return f"Keep {named}." if found.kind == "settings" else ""

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from perfgate.metrics import METRICS
 from perfgate.records import CellVerdict, Measurement, MetricVerdict, Outcome, replicates
+from perfgate.shortening import shortened
 
 Sizes = Mapping[str, float]
 """Computed sizes of one boot by metric."""
@@ -54,7 +55,9 @@ def _note(
         for applied, values in boots
         if metric.metric in values
     ]
-    may = [name for name in settings if all((name in applied) is changed for applied, changed in told)]
+    may = [
+        shortened(name) for name in settings if all((name in applied) is changed for applied, changed in told)
+    ]
     what = f"{METRICS[metric.metric].label} {metric.now / metric.baseline - 1:+.1%}, which is computed and not searched"
     if len(may) == 1:
         return f"{what}: every boot with {may[0]} has it, none without"

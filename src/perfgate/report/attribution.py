@@ -9,6 +9,7 @@ from rich.cells import cell_len
 from perfgate.records import AttributedMetric, AttributedPart, Attribution, CellVerdict
 from perfgate.report import values
 from perfgate.report.escape import markdown, no_workflow_commands, visible
+from perfgate.shortening import shortened
 
 HEADINGS = ("setting", "effect", "interval", "share", "boots")
 LEAST = 12
@@ -109,7 +110,7 @@ def _ordered(parts: Sequence[AttributedPart]) -> list[AttributedPart]:
 
 
 def _row(part: AttributedPart) -> tuple[str, ...]:
-    words = (" together with " if part.together else " and ").join(part.settings)
+    words = (" together with " if part.together else " and ").join(map(shortened, part.settings))
     return (
         f"{'* ' if part.named else '  '}{words}",
         values.percent(part.effect),
@@ -138,10 +139,13 @@ def _aligned(body: Sequence[tuple[str, ...]], width: int) -> list[str]:
 
 
 def _fitted(text: str, width: int) -> str:
-    if cell_len(text) > width:
-        text = text[: width - 1] + "…"
+    fitting = width
+    while cell_len(text) > width:
+        text = shortened(text, fitting)
+        fitting -= 1  # a character may be two columns wide
     return text + " " * (width - cell_len(text))
 
 
-def _listed(words: Sequence[str]) -> str:
+def _listed(settings: Sequence[str]) -> str:
+    words = [shortened(setting) for setting in settings]
     return ", ".join(words[:-1]) + (" and " if len(words) > 1 else "") + words[-1] if words else ""
