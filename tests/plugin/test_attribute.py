@@ -1,5 +1,6 @@
 """--attribute from the command line to table and results, on a fake vLLM whose truth is in its flags."""
 
+import json
 import sys
 
 import pytest
@@ -58,6 +59,19 @@ def test_a_gain_is_traced_where_nothing_is_slower(project):
     (tpot,) = [metric for metric in found["metrics"] if metric["metric"] == "mean_tpot_ms"]
     (part,) = [part for part in tpot["parts"] if part["named"]]
     assert part["effect"] == pytest.approx(1.0, abs=0.3)
+
+
+def test_names_the_one_key_of_a_table_that_matters(project):
+    """Of the keys of a JSON flag the one that slows is named alone; a long value is whole in the results and short in the table."""
+    table = json.dumps({"tpot_ms": 6, "stages": list(range(100)), "mode": 0})
+    result = project.pytest("--attribute", f"--vllm-arg=--fake-config={table}", "--env=ONE=1")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*next  If it is not meant, take --fake-config.tpot_ms 6 back."])
+    result.stdout.fnmatch_lines(["*  --fake-config.stages*…*99[]] *"])
+    found = attribution(project)
+    assert found["responsible"] == ["--fake-config.tpot_ms 6"]
+    assert f"--fake-config.stages {list(range(100))}" in found["settings"]
+    assert len(found["settings"]) == 4
 
 
 def test_a_moved_default_of_a_new_version_is_pinned_back(project):

@@ -1,12 +1,13 @@
-"""Two servers as settings that differ, subsets of them as servers, and moved defaults as pins."""
+"""Two servers as settings that differ, and subsets of them as servers."""
 
 import itertools
 
 import pytest
 
 from perfgate.errors import InputError
-from perfgate.experiment.attribution_settings import applied, differences, known_arguments, pins
-from perfgate.server import ServerSpec, SettingChange
+from perfgate.experiment.attribution_settings import Setting, applied, differences
+from perfgate.experiment.attribution_tables import table
+from perfgate.server import ServerSpec
 
 
 def server(name="s", **fields):
@@ -28,7 +29,7 @@ def test_every_difference_is_one_setting_in_words():
     assert words == {
         "--max-num-seqs 16 → 1",
         "--async-scheduling → --no-async-scheduling",
-        '--limit-mm-per-prompt {"image": 1}',
+        "--limit-mm-per-prompt.image 1",
         "without --enforce-eager",
         "B=2",
     }
@@ -55,12 +56,107 @@ def test_every_subset_is_a_server_that_can_be_written_down():
             assert ServerSpec.model_validate(made.model_dump(mode="json"), strict=False).args == made.args
 
 
-def test_keys_of_one_table_stay_together():
-    """Two dotted keys of one JSON flag are one group, a lone one is free."""
-    both = differences(
+MODES = {"mode": 3, "cudagraph_mode": "FULL", "pass_config": {"fuse": True, "x": None}}
+OTHER_MODES = {"mode": 0, "pass_config": {"fuse": False, "x": None}, "custom_ops": ["all"]}
+
+
+def compiling(table, **args):
+    return server(args={"compilation-config": table, **args})
+
+
+def test_a_changed_table_is_split_into_its_changed_keys():
+    """Each key that two tables differ in is a setting of its own, in no group; equal keys are none."""
+    found = differences(compiling(MODES), compiling(OTHER_MODES))
+    assert {setting.words for setting in found} == {
+        "--compilation-config.mode 3 → 0",
+        "--compilation-config.pass_config.fuse true → false",
+        '--compilation-config.custom_ops ["all"]',
+        "without --compilation-config.cudagraph_mode FULL",
+    }
+    assert not any(setting.group for setting in found)
+
+
+def test_one_key_is_applied_without_the_others():
+    """Applying one key changes just that in the old side's table, and leaves the old side's entry as it was."""
+    old = compiling(MODES)
+    (fuse,) = [one for one in differences(old, compiling(OTHER_MODES)) if "fuse" in one.words]
+    assert applied(old, [fuse], like=old).args["compilation-config"] == {
+        **MODES,
+        "pass_config": {"fuse": False, "x": None},
+    }
+    assert old.args["compilation-config"]["pass_config"]["fuse"] is True
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ({"cc": MODES}, {"cc": OTHER_MODES}),
+        ({}, {"cc": MODES}),
+        ({"cc": MODES}, {}),
+        ({}, {"cc.mode": 0, "cc.cudagraph_mode": "NONE"}),
+        ({"cc.mode": 1, "cc.pass_config.fuse": "true"}, {"cc": OTHER_MODES}),
+        ({"cc": '{"mode": 3}'}, {"cc.mode": 0, "cc.custom_ops": "[]"}),
+        ({"cc": {"pass_config": {}}}, {"cc": {"pass_config": {"fuse": True}}}),
+        ({"cc": {"pass_config": {"fuse": True}}}, {"cc": {"pass_config": 3}}),
+        ({"cc": {}}, {"cc": MODES}),
+    ],
+)
+def test_all_keys_make_the_new_table_in_any_order(old, new):
+    """Whole or dotted, all settings of a table together make the new side's table, in whatever order, and none of them the old one."""
+    before, after = server(args=old), server(args=new)
+    settings = differences(before, after)
+    for order in (settings, settings[::-1]):
+        made = applied(before, order, like=after)
+        assert table(made.args, "compilation-config") == table(after.args, "compilation-config")
+    assert applied(before, [], like=after).args == before.args
+
+
+def test_two_dotted_keys_are_two_settings():
+    """Dotted keys of one flag are settings of their own, in no group."""
+    found = differences(
         server(args={}), server(args={"compilation-config.level": 0, "compilation-config.x": 1, "y.z": 1})
     )
-    assert [setting.group for setting in both] == ["--compilation-config", "--compilation-config", ""]
+    assert [setting.words for setting in found] == [
+        "--compilation-config.level 0",
+        "--compilation-config.x 1",
+        "--y.z 1",
+    ]
+    assert not any(setting.group for setting in found)
+
+
+def test_a_flag_that_is_no_table_on_one_side_is_one_setting():
+    """Text on one side and a table on the other are one setting, whole."""
+    (one,) = differences(
+        server(args={"hf-overrides": "some.module"}), server(args={"hf-overrides": {"a": 1}})
+    )
+    assert one.words == '--hf-overrides some.module → {"a": 1}'
+
+
+def test_a_table_beside_keys_of_it_stays_together():
+    """A flag that one side gives whole and by keys is one group, because vLLM then reads the keys only."""
+    found = differences(server(args={}), compiling({"mode": 0}, **{"compilation-config.x": 1}))
+    assert [setting.group for setting in found] == ["--compilation-config", "--compilation-config"]
+
+
+def test_long_values_are_whole_in_words():
+    """However long two values are, a setting's words have all of both."""
+    long = ",".join(f"op_{number}" for number in range(99))
+    (one,) = differences(server(args={"splitting": f"{long},a"}), server(args={"splitting": f"{long},b"}))
+    assert one.words == f"--splitting {long},a → {long},b"
+
+
+@pytest.mark.parametrize(
+    ("setting", "problem", "blamed"),
+    [
+        (Setting(words="", args={"max-num-seqs": 1}), "argument --max-num-seqs: bad", True),
+        (Setting(words="", args={"max-num-seqs": 1}), "argument --block-size: bad", False),
+        (Setting(words="", keys={("cc", "mode"): 1}), "argument --cc: mode: bad", True),
+        (Setting(words="", keys={("cc", "mode"): 1}), "argument --cc: cudagraph_mode: bad", False),
+    ],
+)
+def test_a_failed_boot_blames_what_it_names(setting, problem, blamed):
+    """A flag is blamed by its name, a key of a table by its own beside the flag's."""
+    assert setting.is_blamed(problem) is blamed
 
 
 def test_launchers_differ_by_field_or_as_a_whole():
@@ -76,8 +172,12 @@ def test_launchers_differ_by_field_or_as_a_whole():
 def test_secrets_are_masked_in_words():
     """The value of a secret flag or variable is in no word of a setting."""
     found = differences(server(), server(args={"api-key": "hush-hush"}, env={"HF_TOKEN": "hush-hush"}))
+    (inner,) = differences(server(), server(args={"kv-transfer-config": {"api_key": "hush-hush"}}))
+    (text,) = differences(
+        server(args={"hf-overrides": "a.b"}), server(args={"hf-overrides": {"x": {"api_key": "hush-hush"}}})
+    )
     assert len(found) == 2
-    assert not any("hush" in setting.words for setting in found)
+    assert not any("hush" in setting.words for setting in (*found, inner, text))
 
 
 def test_no_difference_and_attached_servers_are_refused():
@@ -87,33 +187,3 @@ def test_no_difference_and_attached_servers_are_refused():
     attached = server("a", launcher={"kind": "attach", "url": "http://localhost:1"})
     with pytest.raises(InputError, match="is attached"):
         differences(OLD, attached)
-
-
-def change(key, before, after=None, asked=False):
-    return SettingChange(key=key, before=before, after=after, asked=asked)
-
-
-def test_moved_defaults_become_pins_where_a_flag_can_set_them():
-    """A default that moved is pinned to its old value by the flag of the new version; what has no flag, or no value, is told apart."""
-    known = {"async_scheduling", "max_num_seqs", "kv_cache_dtype", "mine"}
-    changes = [
-        change("scheduler_config.async_scheduling", False, True),
-        change("scheduler_config.max_num_seqs", 128, 256),
-        change("cache_config.cache_dtype", "auto", "fp8"),
-        change("scheduler_config.unheard_of", 1, 2),
-        change("scheduler_config.mine", 1, 2),
-        change("model_config.max_num_seqs", None, 2),
-    ]
-    found, cannot = pins(changes, server(args={"mine": 3}), known)
-    assert [setting.args for setting in found] == [
-        {"no-async-scheduling": True},
-        {"max-num-seqs": 128},
-        {"kv-cache-dtype": "auto"},
-    ]
-    assert found[0].words == "--no-async-scheduling (async_scheduling: false → true)"
-    assert [words.partition(":")[0] for words in cannot] == ["unheard_of", "mine", "max_num_seqs"]
-
-
-def test_arguments_of_an_environment_without_vllm_are_not_known(tmp_path):
-    """An interpreter that cannot import vLLM's arguments, or is none, leaves them unknown."""
-    assert known_arguments(server(launcher={"kind": "local", "python": str(tmp_path / "none")})) is None

@@ -14,8 +14,9 @@ from typing import Literal
 import numpy as np
 
 from perfgate.errors import BootError, BootTimeoutError, InputError, ServerError
+from perfgate.experiment.attribution_pins import pins
 from perfgate.experiment.attribution_record import Log, record
-from perfgate.experiment.attribution_settings import Setting, applied, differences, known_arguments, pins
+from perfgate.experiment.attribution_settings import Setting, applied, differences
 from perfgate.experiment.confirm import Measured, questions_of
 from perfgate.experiment.lab import Lab
 from perfgate.metrics import METRICS
@@ -23,6 +24,8 @@ from perfgate.noise import NoiseModel
 from perfgate.records import Attribution, CellVerdict, Measurement, Outcome, replicates
 from perfgate.selection import Catalogues, Request, Target, select
 from perfgate.server import ServerSpec, moved_settings
+from perfgate.server.arguments import known_arguments
+from perfgate.shortening import shortened
 from perfgate.statistics.attribution import Search
 from perfgate.statistics.attribution_evidence import Response, SearchPolicy
 from perfgate.statistics.attribution_findings import Findings
@@ -315,7 +318,7 @@ class _Run:
         self.unbelieved += bool(problem) and not failed
         minutes = (time.monotonic() - begun) / 60
         self.log.add(picked, measured, keys, minutes=minutes, problem=problem)
-        said = ", ".join(setting.words for setting in picked) or "none of the settings"
+        said = ", ".join(shortened(setting.words) for setting in picked) or "none of the settings"
         self.attributor.tell(
             f"attribution boot {number + 1}: {said}{f': {problem.splitlines()[0]}' if problem else ''}"
         )
@@ -334,7 +337,7 @@ class _Run:
             boot, problem = self._boot(frozenset(range(len(self.settings))), keys)
             if not boot.failed:
                 return [boot]
-            blamed = [s for s in self.settings if any(f"--{flag}" in problem for flag in s.args or {})]
+            blamed = [s for s in self.settings if s.is_blamed(problem)]
             if not blamed and not again:
                 break
             again = again and bool(blamed)  # a machine may fail once

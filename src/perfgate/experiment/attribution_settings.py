@@ -1,31 +1,22 @@
-"""What two sides differ in, as settings that can be applied one by one.
+"""What two server entries differ in, as settings that can be applied one by one.
 
-Between two server entries a setting is a flag (``x`` and ``no-x`` are one), a variable, or a part of the launcher, and applying it gives
-the old entry the new side's value. Between two versions with the same flags a setting is a default that moved, and applying it pins the
-old version's value on the new one.
+A setting is a flag (``x`` and ``no-x`` are one), one key of a flag's table, a variable, or a part of the launcher, and applying it gives
+the old entry the new side's value. Between two versions it is a default that moved: see `perfgate.experiment.attribution_pins`.
 """
 
 from __future__ import annotations
 
-import functools
 import json
-import os
-import subprocess
-from collections.abc import Collection, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from perfgate.errors import InputError
-from perfgate.server import ServerSpec, SettingChange
-from perfgate.server.flagnames import arguments_behind
-from perfgate.server.secrets import MASK, is_secret_name
-from perfgate.server.spec import LocalLauncher, Value, opposite
-
-_ASK = """
-import dataclasses, json
-from vllm.engine.arg_utils import EngineArgs
-print(json.dumps([field.name for field in dataclasses.fields(EngineArgs)]))
-"""
+from perfgate.experiment.attribution_tables import ABSENT, Leaf, Path, differing, is_whole, table, with_keys
+from perfgate.server import ServerSpec
+from perfgate.server.secrets import MASK, is_secret_name, masked
+from perfgate.server.spec import Value, opposite
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +26,7 @@ class Setting:
     Attributes:
         words: as it is shown, secrets masked.
         args: flags by name with what they become; None takes the flag away.
+        keys: keys of flags' tables with what they become; ABSENT takes the key away.
         env: variables likewise.
         launcher: fields of the launcher with their value, or the whole launcher under ``""``.
         group: settings of one group are applied together.
@@ -42,9 +34,17 @@ class Setting:
 
     words: str
     args: Mapping[str, Value | None] | None = None
+    keys: Mapping[Path, Leaf] | None = None
     env: Mapping[str, str | None] | None = None
     launcher: Mapping[str, Any] | None = None
     group: str = ""
+
+    def is_blamed(self, problem: str) -> bool:
+        """Whether the reason why a server does not boot names the flag, and the key where it is one of a table."""
+        return any(f"--{name}" in problem for name in self.args or {}) or any(
+            f"--{path[0]}" in problem and re.search(rf"\b{re.escape(path[-1])}\b", problem)
+            for path in self.keys or {}
+        )
 
 
 def differences(old: ServerSpec, new: ServerSpec) -> tuple[Setting, ...]:
@@ -69,23 +69,41 @@ def differences(old: ServerSpec, new: ServerSpec) -> tuple[Setting, ...]:
 
 
 def _flags(old: ServerSpec, new: ServerSpec) -> list[Setting]:
-    found = []
+    found: list[Setting] = []
     stems = dict.fromkeys(name.removeprefix("no-") for name in (*new.args, *old.args))
-    changed = [stem for stem in stems if _state(old, stem) != _state(new, stem)]
-    for stem in changed:
-        before, after = _state(old, stem), _state(new, stem)
-        secret = is_secret_name(stem)
-        head = stem.partition(".")[0]
-        # A table and single keys of it are read together by vLLM.
-        together = sum(other.partition(".")[0] == head for other in changed) > 1
-        found.append(
-            Setting(
-                words=_change(_written(before, secret), _written(after, secret)),
-                args={**dict.fromkeys(before), **after},
-                group=f"--{head}" if together else "",
-            )
-        )
+    for head in dict.fromkeys(stem.partition(".")[0] for stem in stems):
+        before, after = table(old.args, head), table(new.args, head)
+        if (
+            before is not None
+            and after is not None
+            and (is_whole(old.args, head) or is_whole(new.args, head))
+        ):
+            keys = [_key(*change) for change in differing(before, after, (head,))]
+        else:
+            keys = []
+        found += keys or _plain_flags(old, new, [stem for stem in stems if stem.partition(".")[0] == head])
     return found
+
+
+def _plain_flags(old: ServerSpec, new: ServerSpec, stems: Sequence[str]) -> list[Setting]:
+    """The flags, or dotted keys of one flag, that differ."""
+    found = []
+    # Of a table that is given whole and by keys, vLLM reads the keys only: apart, each would change what the other does.
+    together = (
+        f"--{stems[0].partition('.')[0]}" if len(stems) > 1 and not all("." in stem for stem in stems) else ""
+    )
+    for stem in stems:
+        before, after = _state(old, stem), _state(new, stem)
+        if before != after:
+            secret = is_secret_name(stem)
+            words = _change(written(before, secret), written(after, secret))
+            found.append(Setting(words=words, args={**dict.fromkeys(before), **after}, group=together))
+    return found
+
+
+def _key(path: Path, before: Leaf, after: Leaf) -> Setting:
+    old, new = (written_key(path, leaf) if leaf is not ABSENT else "" for leaf in (before, after))
+    return Setting(words=_change(old, new), keys={path: after})
 
 
 def _state(spec: ServerSpec, stem: str) -> dict[str, Value]:
@@ -115,7 +133,7 @@ def _launcher(old: ServerSpec, new: ServerSpec) -> list[Setting]:
     before, after = old.launcher.model_dump(), new.launcher.model_dump()
     return [
         Setting(
-            words=f"launcher {name} {_text(before[name])} → {_text(after[name])}",
+            words=f"launcher {name} {in_words(before[name])} → {in_words(after[name])}",
             launcher={name: getattr(new.launcher, name)},
         )
         for name in after
@@ -136,72 +154,25 @@ def applied(base: ServerSpec, settings: Sequence[Setting], *, like: ServerSpec) 
             env.pop(name, None)
             if text is not None:
                 env[name] = text
+        if setting.keys:
+            args = with_keys(args, setting.keys)
         if setting.launcher:
             launcher = setting.launcher.get("") or launcher.model_copy(update=dict(setting.launcher))
     return like.model_copy(update={"args": args, "env": env, "launcher": launcher})
 
 
-def pins(
-    changes: Sequence[SettingChange], spec: ServerSpec, known: Collection[str] | None
-) -> tuple[tuple[Setting, ...], tuple[str, ...]]:
-    """The moved defaults that a flag can set back, and in words those that none can.
-
-    Args:
-        changes: of the resolved configuration, old to new.
-        spec: the server on the new version; a flag that it sets itself is not touched.
-        known: arguments of the new version; None where they are not known, and the last part of a key is taken for its flag.
-    """
-    found: dict[str, Setting] = {}
-    cannot: list[str] = []
-    for change in changes:
-        words = str(change).partition(",")[0]
-        names = arguments_behind(change.key)
-        name = next((name for name in names if known is None or name in known), None)
-        pin = _pin(name.replace("_", "-"), change.before) if name is not None else None
-        if pin is None or change.asked:
-            cannot.append(words)
-            continue
-        ((flag, value),) = pin.items()
-        if flag in spec.args or opposite(flag) in spec.args:
-            cannot.append(words)
-            continue
-        found.setdefault(flag, Setting(words=f"{_written(pin, False)} ({words})", args={flag: value}))
-    return tuple(found.values()), tuple(dict.fromkeys(cannot))
+def written_key(path: Path, leaf: Leaf) -> str:
+    """One key of a flag's table in words."""
+    name = ".".join(path)
+    return f"--{name} {MASK if is_secret_name(name) else in_words(leaf, nothing='null')}"
 
 
-def _pin(flag: str, value: Any) -> dict[str, Value] | None:
-    if isinstance(value, bool):
-        return {flag if value else f"no-{flag}": True}
-    return {flag: value} if isinstance(value, (int, float, str, dict)) and value != "" else None
-
-
-@functools.lru_cache(maxsize=8)
-def _known(python: str, env: tuple[tuple[str, str], ...]) -> frozenset[str] | None:
-    try:
-        answer = subprocess.run(
-            [python, "-c", _ASK],
-            capture_output=True,
-            text=True,
-            timeout=180,
-            check=True,
-            env={**os.environ, **dict(env)},
-            cwd="/",  # the working directory is on the module path
-        )
-        return frozenset(json.loads(answer.stdout.splitlines()[-1]))
-    except (OSError, subprocess.SubprocessError, ValueError, IndexError):
-        return None
-
-
-def known_arguments(spec: ServerSpec) -> frozenset[str] | None:
-    """The engine arguments of a server's vLLM, asked of its own interpreter; None where it does not say (a container, another layout)."""
-    if not isinstance(spec.launcher, LocalLauncher):
-        return None
-    return _known(spec.launcher.python, tuple(sorted(spec.env.items())))
-
-
-def _written(state: Mapping[str, Value], secret: bool) -> str:
+def written(state: Mapping[str, Value], secret: bool) -> str:
+    """Flags in words, a secret value masked."""
     words = [
-        f"--{name}" if value is True else f"--{name} {MASK if secret else _text(value)}"
+        f"--{name}"
+        if value is True and "." not in name
+        else f"--{name} {MASK if secret else in_words(value)}"
         for name, value in state.items()
     ]
     return " ".join(words)
@@ -215,8 +186,13 @@ def _change(before: str, after: str) -> str:
     return after or f"without {before}"
 
 
-def _text(value: Any) -> str:
-    if isinstance(value, (dict, list, tuple)):
-        value = json.dumps(value, default=str)
-    text = "none" if value is None else str(value)
-    return text if len(text) <= 60 else text[:57] + "…"
+def in_words(value: Any, *, nothing: str = "none") -> str:
+    """A value as it is shown, all of it.
+
+    Args:
+        value: anything that can be a setting.
+        nothing: what None is called.
+    """
+    if value is None:
+        return nothing
+    return value if isinstance(value, str) else json.dumps(masked(value), default=str, ensure_ascii=False)

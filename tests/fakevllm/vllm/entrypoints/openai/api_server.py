@@ -32,6 +32,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--block-size", type=int, default=32 if RELEASE == "new" else 16)
     parser.add_argument("--fake-ttft-ms", type=float, default=10.0)
     parser.add_argument("--fake-tpot-ms", type=float, default=2.0)
+    parser.add_argument("--fake-config", type=json.loads, default={}, help="a table; its tpot_ms wins")
     parser.add_argument("--fake-noise", type=float, default=0.01)
     parser.add_argument("--fake-short-output", type=int, default=0, help="leave so many tokens away")
     parser.add_argument("--fake-die-after", type=int, default=0, help="exit in the middle of this request")
@@ -45,7 +46,8 @@ class State:
         self.options = options
         factor = math.exp(random.gauss(0.0, options.fake_noise))
         self.ttft_s = options.fake_ttft_ms / 1000 * factor
-        self.tpot_s = options.fake_tpot_ms / 1000 * factor * (2 if options.async_scheduling else 1)
+        tpot_ms = options.fake_config.get("tpot_ms", options.fake_tpot_ms)
+        self.tpot_s = tpot_ms / 1000 * factor * (2 if options.async_scheduling else 1)
         self.slots = threading.BoundedSemaphore(options.max_num_seqs)
         self.lock = threading.Lock()
         self.requests = 0
