@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 
 from perfgate.errors import BootError, BootTimeoutError, InputError, ServerError
-from perfgate.experiment.attribution_pins import pins
+from perfgate.experiment.attribution_pins import moved_pins
 from perfgate.experiment.attribution_record import Log, record
 from perfgate.experiment.attribution_settings import Setting, applied, differences
 from perfgate.experiment.confirm import Measured, questions_of
@@ -24,7 +24,6 @@ from perfgate.noise import NoiseModel
 from perfgate.records import Attribution, CellVerdict, Measurement, Outcome, replicates
 from perfgate.selection import Catalogues, Request, Target, select
 from perfgate.server import ServerSpec, moved_settings
-from perfgate.server.arguments import known_arguments
 from perfgate.shortening import shortened
 from perfgate.statistics.attribution import Search
 from perfgate.statistics.attribution_evidence import Response, SearchPolicy
@@ -205,8 +204,8 @@ class Attributor:
         if not before or not after:
             return (), ["the servers do not tell their resolved configuration, so no default can be compared"]
         changes = moved_settings(before, after, asked_before=old.server.args, asked_after=new.server.args)
-        settings, cannot = pins(changes, new.server, known_arguments(new.server))
-        return settings, [f"no flag sets {words}" for words in cannot]
+        settings, cannot = moved_pins(changes, new.server)
+        return settings, list(cannot)
 
 
 @dataclass(kw_only=True)

@@ -67,7 +67,15 @@ def long_name(name: str) -> str:
     return ALIASES.get(head, head) + dot + tail
 
 
-def arguments_behind(key: str) -> tuple[str, ...]:
-    """The arguments that may set a key of the resolved configuration: ``scheduler_config.async_scheduling`` → ``async_scheduling``."""
-    other = (name for name, ends in ALSO_CALLED.items() if any(f".{key}".endswith(f".{end}") for end in ends))
-    return (*other, key.rpartition(".")[2])
+def called_otherwise(key: str) -> tuple[tuple[str, int], ...]:
+    """The arguments that the resolved configuration has under another name, each with how many parts of the key that name is.
+
+    >>> called_otherwise("attention_config.backend")
+    (('attention_backend', 2),)
+    """
+    return tuple(
+        (name, end.count(".") + 1)
+        for name, ends in ALSO_CALLED.items()
+        for end in ends
+        if f".{key}".endswith(f".{end}")
+    )
