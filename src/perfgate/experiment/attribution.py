@@ -17,6 +17,7 @@ from perfgate.errors import BootError, BootTimeoutError, InputError, ServerError
 from perfgate.experiment.attribution_pins import moved_pins
 from perfgate.experiment.attribution_record import Log, record
 from perfgate.experiment.attribution_settings import Setting, applied, differences
+from perfgate.experiment.attribution_together import together
 from perfgate.experiment.confirm import Measured, questions_of
 from perfgate.experiment.lab import Lab
 from perfgate.metrics import METRICS
@@ -247,12 +248,9 @@ class _Run:
             search.add(boot)
         self.searched = search
         self._announce(search)
-        lab = self.attributor.lab
         while (chosen := search.next()) is not None:
-            spent = _mean(lab.boot_seconds) + _mean(lab.run_seconds) * self._runs
-            if time.monotonic() + spent > self.deadline:
-                self.log.notes.append("the time was over (--max-minutes) before everything was explained")
-                self.log.stopped = "time"
+            if not self._in_time():
+                self._out_of_time()
                 break
             boot, _ = self._boot(chosen, keys)
             search.add(boot)
@@ -295,8 +293,13 @@ class _Run:
         return values
 
     def _boot(self, chosen: frozenset[int], keys: Sequence[Key]) -> tuple[Boot, str]:
-        """One boot with some settings; and why it did not come up, empty where it did."""
+        """One boot with some settings, by their numbers; and why it did not come up, empty where it did."""
         picked = [setting for number, setting in enumerate(self.settings) if number in chosen]
+        return self._boot_with(picked, chosen, keys)
+
+    def _boot_with(
+        self, picked: Sequence[Setting], chosen: frozenset[int], keys: Sequence[Key]
+    ) -> tuple[Boot, str]:
         server = applied(self.base, picked, like=self.cells[0].server)
         targets = [replace(cell, server=server) for cell in self.cells]
         number, begun = len(self.log.boots), time.monotonic()
@@ -324,28 +327,31 @@ class _Run:
         return Boot(applied=chosen, values=values, failed=failed), problem
 
     def _pinned(self, keys: Sequence[Key]) -> list[Boot]:
-        """The first boot with every pin that can be set; empty where they do not boot together.
+        """The first boot with every pin that can be set; empty where there is none.
 
         The boots of the A/B are no part of the search: all of them are older than the first with a pin, and a machine that has changed
         since would be taken for the pins. Nothing and everything pinned are booted by turns.
-
-        A release may have dropped what an older one could set: what the error names is left away.
         """
-        again = True
-        while self.settings:
-            boot, problem = self._boot(frozenset(range(len(self.settings))), keys)
-            if not boot.failed:
-                return [boot]
-            blamed = [s for s in self.settings if s.is_blamed(problem)]
-            if not blamed and not again:
-                break
-            again = again and bool(blamed)  # a machine may fail once
-            self.settings = tuple(s for s in self.settings if s not in blamed)
-            self.log.settings = self.settings
-            self.log.notes += [f"cannot be set on the new version: {s.words}" for s in blamed]
-        self.log.notes.append("the moved defaults cannot be pinned together on the new version")
-        self.log.stopped = "unpinnable"
+        found = together(self.settings, lambda some: self._boot_with(some, frozenset(), keys), self._in_time)
+        self.log.notes += [f"cannot be set on the new version: {shortened(s.words)}" for s in found.left_out]
+        if found.boot is not None:
+            self.settings = self.log.settings = found.settings
+            return [found.boot]
+        if self._in_time():
+            self.log.notes.append("the moved defaults cannot be pinned together on the new version")
+            self.log.stopped = "unpinnable"
+        else:
+            self._out_of_time()
         return []
+
+    def _in_time(self) -> bool:
+        lab = self.attributor.lab
+        spent = _mean(lab.boot_seconds) + _mean(lab.run_seconds) * self._runs
+        return time.monotonic() + spent <= self.deadline
+
+    def _out_of_time(self) -> None:
+        self.log.notes.append("the time was over (--max-minutes) before everything was explained")
+        self.log.stopped = "time"
 
     def _announce(self, search: Search) -> None:
         lab = self.attributor.lab
