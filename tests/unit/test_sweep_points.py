@@ -5,7 +5,8 @@ import pytest
 from perfgate.errors import InputError
 from perfgate.experiment.options import SuiteOptions
 from perfgate.experiment.suite import Suite
-from perfgate.experiment.sweep import grid, parse_sweeps, round_orders, run_sweep
+from perfgate.experiment.sweep import round_orders, run_sweep
+from perfgate.experiment.sweep_points import grid, parse_sweeps
 from perfgate.findings import SweepFinding, SweptCell, SweptPoint, SweptValue
 from perfgate.report import sweep as report
 

@@ -203,7 +203,7 @@ def _check_sweep(config: pytest.Config) -> None:
             raise pytest.UsageError(
                 f"--sweep compares its points with each other, not with a baseline or another side: drop {option}"
             )
-    from perfgate.experiment.sweep import parse_sweeps
+    from perfgate.experiment.sweep_points import parse_sweeps
 
     try:
         parse_sweeps(given)
