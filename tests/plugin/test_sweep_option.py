@@ -98,6 +98,7 @@ def test_a_sweep_replaces_the_gate(swept, arguments, chosen):
         (["--sweep", "max-num-seqs=1"], "*one point is nothing to compare*"),
         (["--sweep", "max-num-seqs=1,1"], "*a value is given twice*"),
         (["--sweep", "a=1,2", "--sweep", "a=3"], "*gives a twice*"),
+        (["--sweep", "VLLM_X=0,1"], "--sweep VLLM_X=0,1: VLLM_X is the name of a variable*--against-server*"),
         (["--sweep", "model=a,b"], "*--model cannot be swept*"),
         (["--sweep", f"a={','.join(map(str, range(65)))}"], "*65 points*"),
         (["--sweep", "a=1,2", "--new-baselines"], "*drop --new-baselines*"),
@@ -110,3 +111,11 @@ def test_a_sweep_replaces_the_gate(swept, arguments, chosen):
 def test_bad_input_is_a_message(swept, arguments, expected):
     """What cannot be swept ends with a usage error before anything boots."""
     pytest.LineMatcher([swept.refused(*arguments)]).fnmatch_lines([f"*{expected}"])
+
+
+def test_a_secret_is_neither_swept_nor_printed(swept):
+    """Tokens as the values of a sweep end with a usage error that does not show them, and no results file does."""
+    said = swept.refused("--sweep", "hf-token=hf_first,hf_second")
+    assert "--sweep hf-token=***: secrets are not swept" in said
+    assert "hf_first" not in said
+    assert not (swept.path / ".perfgate").exists()

@@ -5,7 +5,7 @@ import pytest
 from perfgate.errors import InputError
 from perfgate.experiment.options import SuiteOptions
 from perfgate.experiment.suite import Suite
-from perfgate.experiment.sweep import round_orders, run_sweep
+from perfgate.experiment.sweep import _side, round_orders, run_sweep
 from perfgate.experiment.sweep_points import grid, parse_sweeps
 from perfgate.findings import SweepFinding, SweptCell, SweptPoint, SweptValue
 from perfgate.report import sweep as report
@@ -20,6 +20,45 @@ def test_a_grid_is_every_combination():
         ("--max-num-seqs=2", "--enforce-eager"),
         ("--max-num-seqs=2", "--no-enforce-eager"),
     ]
+
+
+@pytest.mark.parametrize(
+    "swept",
+    [
+        "hf-token={0},hf_second",
+        "--hf_token={0},hf_second",
+        'hf-overrides={{"token":"{0}"}}',
+        "otlp-traces-endpoint=http://user:{0}@here,http://there",
+        "chat-template=hf_ABCDEFGHIJKLMNOP{0},other",
+    ],
+)
+def test_a_secret_is_not_swept_and_not_said(swept):
+    """A secret flag, or a value with a secret in it, is refused without a word of the values."""
+    with pytest.raises(InputError, match="secrets are not swept") as refused:
+        parse_sweeps([swept.format("s3cr3tvalue")])
+    assert "s3cr3t" not in str(refused.value)
+    assert "second" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["VLLM_X", "--VLLM_X", "CUDA_VISIBLE_DEVICES"])
+def test_variables_are_not_swept(name):
+    """The name of a variable is refused with what to do instead; the short forms -O and -tp are flags."""
+    with pytest.raises(InputError, match="only flags are swept") as refused:
+        parse_sweeps([f"{name}=0,1"])
+    assert "--against-server" in refused.value.remedy
+    assert [axis.flag for axis in parse_sweeps(["O=1,2", "-tp=1,2"])] == [
+        "optimization-level",
+        "tensor-parallel-size",
+    ]
+
+
+def test_what_a_point_changes_is_kept_with_secrets_masked(tmp_path):
+    """A swept value in which the server's own secret stands is masked among the changes, as those of --vllm-arg are."""
+    options = SuiteOptions(root=tmp_path, command="", gpu="cpu", vllm_args=("--api-key=s3cr3t",))
+    (point, _) = grid(parse_sweeps(["otlp-traces-endpoint=http://s3cr3t@here,http://there"]))
+    (cell, *_) = _side(Suite(options).targets, point).targets
+    assert cell.changes == ("--api-key=***", "--otlp-traces-endpoint=http://***@here")
+    assert cell.server.args["otlp-traces-endpoint"] == "http://s3cr3t@here"
 
 
 def test_no_drift_favours_a_point():

@@ -88,8 +88,9 @@ def run_sweep(suite: Suite, cells: Sequence[Target], axes: Sequence[Axis]) -> Sw
 
 def _side(cells: Sequence[Target], point: Point) -> SideRun:
     server = cells[0].server.with_changes(point.words)
+    said = tuple(map(server.secrets().mask, point.words))
     return SideRun(
-        targets=[replace(cell, server=server, changes=(*cell.changes, *point.words)) for cell in cells],
+        targets=[replace(cell, server=server, changes=(*cell.changes, *said)) for cell in cells],
         watched=tuple(word.removeprefix("--").partition("=")[0] for word in point.words),
     )
 

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from perfgate.errors import InputError
 from perfgate.findings import Axis
 from perfgate.records import Record
+from perfgate.server.flagnames import ALIASES
+from perfgate.server.secrets import MASK, Secrets, is_secret_name
 from perfgate.server.spec import OWN_FLAGS, flag_name
 
 MOST_POINTS = 64
@@ -39,8 +41,8 @@ def parse_sweeps(texts: Sequence[str]) -> tuple[Axis, ...]:
     """``FLAG=VALUE,VALUE,…`` each; several make a grid.
 
     Raises:
-        InputError: no ``=``, no flag's name, an empty or doubled value, a flag that perfgate sets itself or that is given twice, a
-            grid of fewer than two points or of more than `MOST_POINTS`.
+        InputError: no ``=``, no flag's name, a variable's name, an empty or doubled value, a secret, a flag that perfgate sets itself or
+            that is given twice, a grid of fewer than two points or of more than `MOST_POINTS`.
     """
     axes = [_axis(text) for text in texts]
     flags = [axis.flag for axis in axes]
@@ -62,8 +64,17 @@ def parse_sweeps(texts: Sequence[str]) -> tuple[Axis, ...]:
 
 
 def _axis(text: str) -> Axis:
-    name, equals, listed = text.partition("=")
-    flag = flag_name(name.strip())
+    name, equals, listed = (part.strip() for part in text.partition("="))
+    name = name.lstrip("-")
+    flag = flag_name(name)
+    if is_secret_name(flag):
+        raise _secret(flag)
+    text = Secrets().mask(text)
+    if name.isupper() and name not in ALIASES:
+        raise InputError(
+            f"--sweep {text}: {name} is the name of a variable, and only flags are swept",
+            remedy=f"Make a server entry for each value, with {name} in its env, and compare two: --server ONE --against-server OTHER.",
+        )
     example = "Write it as --sweep max-num-batched-tokens=4096,16384,65536."
     if not equals or not flag or not flag[0].isalpha() or any(letter.isspace() for letter in flag):
         raise InputError(f"--sweep {text}: not FLAG=VALUE,VALUE", remedy=example)
@@ -72,11 +83,21 @@ def _axis(text: str) -> Axis:
             f"--sweep {text}: --{flag} cannot be swept", remedy=f"{OWN_FLAGS[flag].capitalize()}."
         )
     values = tuple(value.strip() for value in listed.split(","))
+    if any(Secrets.of({flag: value}).mask(value) != value for value in values):
+        raise _secret(flag)
     if not all(values):
         raise InputError(f"--sweep {text}: an empty value", remedy=example)
     if len(set(values)) < len(values):
         raise InputError(f"--sweep {text}: a value is given twice", remedy="Give each value once.")
     return Axis(flag=flag, values=values)
+
+
+def _secret(flag: str) -> InputError:
+    """The values would stand in the table and in the results, and behind a mask the points would be all alike."""
+    return InputError(
+        f"--sweep {flag}={MASK}: secrets are not swept",
+        remedy="Give one to every point instead, in the environment or in the server's entry.",
+    )
 
 
 def grid(axes: Sequence[Axis]) -> tuple[Point, ...]:
