@@ -99,6 +99,11 @@ def test_a_sweep_replaces_the_gate(swept, arguments, chosen):
         (["--sweep", "max-num-seqs=1,1"], "*a value is given twice*"),
         (["--sweep", "a=1,2", "--sweep", "a=3"], "*gives a twice*"),
         (["--sweep", "VLLM_X=0,1"], "--sweep VLLM_X=0,1: VLLM_X is the name of a variable*--against-server*"),
+        (
+            ["--sweep", "hf-overrides={mode:0},1"],
+            "*--sweep hf-overrides*'{mode:0}' is not valid JSON*quote them*",
+        ),
+        (["--sweep", "x=true,false", "--sweep", "no-x=true,false"], "*gives x twice, as --no-x too*"),
         (["--sweep", "model=a,b"], "*--model cannot be swept*"),
         (["--sweep", f"a={','.join(map(str, range(65)))}"], "*65 points*"),
         (["--sweep", "a=1,2", "--new-baselines"], "*drop --new-baselines*"),
@@ -111,6 +116,14 @@ def test_a_sweep_replaces_the_gate(swept, arguments, chosen):
 def test_bad_input_is_a_message(swept, arguments, expected):
     """What cannot be swept ends with a usage error before anything boots."""
     pytest.LineMatcher([swept.refused(*arguments)]).fnmatch_lines([f"*{expected}"])
+
+
+def test_tables_are_values(swept):
+    """Two JSON tables with commas of their own are two points, each booted with its table."""
+    result = swept.pytest("--sweep", 'hf-overrides={"a":1,"b":2},{"c":3}', "--replicates", "1")
+    result.assert_outcomes(passed=1, deselected=1)
+    tables = [one["server"]["args"]["hf-overrides"] for one in swept.session()["measurements"]]
+    assert tables == [{"a": 1, "b": 2}, {"c": 3}]
 
 
 def test_a_secret_is_neither_swept_nor_printed(swept):

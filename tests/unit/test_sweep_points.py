@@ -23,6 +23,49 @@ def test_a_grid_is_every_combination():
 
 
 @pytest.mark.parametrize(
+    ("swept", "words"),
+    [
+        (
+            'cc={"mode":0,"cudagraph_mode":"NONE"},{"mode":3}',
+            ['--compilation-config={"mode":0,"cudagraph_mode":"NONE"}', '--compilation-config={"mode":3}'],
+        ),
+        ('x={"a":[1,{"b":"},"}]}, 7', ['--x={"a":[1,{"b":"},"}]}', "--x=7"]),
+        ("sizes=[1,2],[4]", ["--sizes=[1,2]", "--sizes=[4]"]),
+        ("""x="a,b",'c,d',e""", ["--x=a,b", "--x=c,d", "--x=e"]),
+        ("enforce-eager=True,FALSE", ["--enforce-eager", "--no-enforce-eager"]),
+        ("no-enforce-eager=true,false", ["--no-enforce-eager", "--enforce-eager"]),
+    ],
+)
+def test_values_are_read_as_they_are_meant(swept, words):
+    """Commas of tables, lists and strings split nothing, truth may be capitalized, and no-x is the negation of x."""
+    assert [point.words for point in grid(parse_sweeps([swept]))] == [(word,) for word in words]
+
+
+@pytest.mark.parametrize(
+    ("swept", "said"),
+    [
+        (["cc={mode:0},{mode:3}"], "--sweep cc={mode:0},{mode:3}: '{mode:0}' is not valid JSON"),
+        (['cc={"mode":0,7'], "} is missing"),
+        (["x=[1]],2"], "nothing is open that ] could close"),
+        (['x="a,b'], 'a quotation mark " is not closed'),
+        (["x=true,True"], "a value is given twice"),
+        (["port=8000,http"], "--port 'http' is no port"),
+        (["a/b=1,2"], "not FLAG=VALUE,VALUE"),
+        (["no-x=1,2"], "--no-x is --x taken back"),
+        (["x=1,2", "no-x=true,false"], "gives x twice, as --no-x too"),
+        (["no-x=true,false", "no_x=true,false"], "gives x twice, as --no-x too"),
+    ],
+)
+def test_values_that_no_server_could_have_are_refused(swept, said):
+    """What cannot be read, or is no setting of a server entry, is refused by --sweep and what was given, with what to do."""
+    with pytest.raises(InputError) as refused:
+        parse_sweeps(swept)
+    assert said in refused.value.message
+    assert refused.value.message.startswith("--sweep ")
+    assert refused.value.remedy
+
+
+@pytest.mark.parametrize(
     "swept",
     [
         "hf-token={0},hf_second",

@@ -200,7 +200,7 @@ class ServerSpec(Record):
                 remedy="Drop --vllm-arg and --env, or choose a server that perfgate boots.",
             )
         args = dict(self.args)
-        for name, value in _parse_flags(vllm_args):
+        for name, value in parse_flags(vllm_args):
             args.pop(opposite(name), None)
             args.pop(name, None)
             args[name] = value
@@ -340,7 +340,15 @@ def _quoted(name: str, value: Any) -> str:
     return MASK if is_secret_name(name) else repr(value)
 
 
-def _parse_flags(words: Sequence[str]) -> Iterable[tuple[str, Value]]:
+def parse_flags(words: Sequence[str]) -> Iterable[tuple[str, Value]]:
+    """Name and value of each flag of a command line.
+
+    Args:
+        words: ``--max-num-seqs=1``, ``--flag value`` (one string or two) or ``--no-x``, in order.
+
+    Raises:
+        InputError: a word that is no flag, a flag that perfgate sets itself, or a table that is no JSON.
+    """
     pending: str | None = None
     for word in (word.strip() for word in words):
         if pending is not None and not word.startswith("--") and not _SHORT.fullmatch(word):
@@ -378,7 +386,10 @@ def _value(text: str) -> Value:
         try:
             table = json.loads(text)
         except json.JSONDecodeError as error:
-            raise InputError(f"{text!r} is not valid JSON: {error}") from error
+            raise InputError(
+                f"{Secrets().mask(text)!r} is not valid JSON: {error}",
+                remedy="""Quote a table for the shell: '--flag={"key": 1}'.""",
+            ) from error
         if isinstance(table, dict):
             return table
     return text
