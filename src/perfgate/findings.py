@@ -75,11 +75,14 @@ class SweptPoint(Record):
 
     point: str
     boots: int
+    """That its values rest on."""
     values: tuple[SweptValue, ...] = ()
     dominated_by: tuple[str, ...] = ()
     """Points shown to be better in one metric and not worse beyond the margin in the others."""
     problem: str = ""
-    """Why it was not measured, or cannot be believed; such a point is compared with nothing."""
+    """Why it was not measured to the end, or cannot be believed; such a point is compared with nothing, whatever values it has."""
+    repeated: tuple[str, ...] = ()
+    """Why boots failed that were made again."""
 
 
 class SweptCell(Record):

@@ -1,6 +1,7 @@
 """--sweep from the command line to the table, on a fake vLLM whose truth is known."""
 
 import shutil
+import sys
 
 import pytest
 
@@ -14,6 +15,27 @@ def swept(project):
     # Under a name of its own: pytest run in this process has this module as test_sweep already.
     shutil.copy(REPOSITORY / "tests/serving/test_sweep.py", project.path / "tests/test_points.py")
     return project
+
+
+@pytest.fixture
+def failing(swept):
+    """Makes a Python whose boots of these numbers, counted from 1, fail; it says on request how many there were."""
+
+    def make(*numbers):
+        python, count = swept.path / "failing-python", swept.path / "boots"
+        python.write_text(
+            f"""#!/bin/sh
+case "$*" in *api_server*)
+  echo >> "{count}"
+  case $(wc -l < "{count}") in {"|".join(map(str, numbers))}) echo "RuntimeError: no memory for a moment" >&2; exit 1;; esac;;
+esac
+exec "{sys.executable}" "$@"
+"""
+        )
+        python.chmod(0o755)
+        return str(python), lambda: len(count.read_text().splitlines())
+
+    return make
 
 
 def test_points_are_measured_in_rounds_and_no_winner_is_made_up(swept):
@@ -54,6 +76,32 @@ def test_a_point_that_does_not_boot_fails_and_the_others_are_shown(swept):
     )
     (measured,) = swept.session()["measurements"]
     assert measured["changes"] == ["--max-num-seqs=16"]
+
+
+def test_a_boot_that_fails_by_chance_is_made_again(swept, failing):
+    """The very first boot fails once and is made again at once: the point has all its boots, and the line under the table says so."""
+    python, boots = failing(1)
+    result = swept.pytest("--sweep", "fake-tpot-ms=2,6", "--replicates", "1", "--server-python", python)
+    result.assert_outcomes(passed=1, deselected=1)
+    result.stdout.fnmatch_lines(["fake-tpot-ms=*: a boot failed and was made again (server *"])
+    assert boots() == 3
+    assert [len(one["boots"]) for one in swept.session()["measurements"]] == [1, 1]
+
+
+def test_a_point_that_fails_twice_keeps_its_values(swept, failing):
+    """A point whose second boot fails twice is not tried again; the table has its first boot's values beside the reason, and no winner."""
+    python, boots = failing(3, 4)
+    result = swept.pytest("--sweep", "fake-tpot-ms=2,6", "--server-python", python)
+    result.assert_outcomes(failed=1, deselected=1)
+    assert boots() == 3 + 1 + 2
+    (found,) = swept.session()["findings"]["sweeps"]
+    down, up = sorted(found["cells"][0]["rows"], key=lambda row: row["boots"])
+    assert (down["boots"], up["boots"]) == (1, 3)
+    assert all(value["value"] > 0 for value in down["values"])
+    result.stdout.re_match_lines([rf"{down['point']} +1 +[0-9.]+ ms .*not compared: server .*"])
+    result.stdout.fnmatch_lines(
+        [f"*No winner: only {up['point']} is not dominated, but not every other point could be*"]
+    )
 
 
 def test_a_grid_over_all_workloads_and_too_little_time_for_it(swept):

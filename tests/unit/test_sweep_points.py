@@ -155,6 +155,14 @@ def row(point: str, **more) -> SweptPoint:
             finding(row("a=1"), row("a=2", values=(), problem="died")),
             "No winner: only a=1 is not dominated, but not every",
         ),
+        (
+            finding(*(row(point, boots=0, values=(), problem="died") for point in ("a=1", "a=2"))),
+            "No winner: no point was measured.",
+        ),
+        (
+            finding(row("a=1", problem="died"), row("a=2", boots=0, problem="died")),
+            "No winner: no point was measured to the end.",
+        ),
     ],
 )
 def test_the_line_under_the_table_claims_no_more_than_was_shown(found, said):
@@ -168,4 +176,5 @@ def test_the_table_has_values_with_intervals_in_both_forms():
     found = finding(row("a=1"), row("a=2", dominated_by=("a=1",)))
     assert "100.0 ms (90.00 … 111.0)" in report.table(found)
     assert "dominated by a=1" in report.markdown(found)
+    assert "100.0 ms (90.00 … 111.0)" in report.table(finding(row("a=1", problem="died in its third boot")))
     assert SweepFinding.model_validate_json(found.model_dump_json(), strict=False) == found

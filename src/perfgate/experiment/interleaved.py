@@ -32,18 +32,32 @@ class SideRun:
     refused: bool = False
     """The problem is that a watched setting is not in effect: the server boots, but it is another one than was asked for."""
     boots: int = 0
+    tries: int = 1
+    """How often a boot that fails is made before the side is measured no further."""
+    repeated: list[str] = field(default_factory=list)
+    """Why boots failed that were made again."""
 
     def measure(self, lab: Lab, *, label: str) -> None:
-        """One more replicate; sets `problem` instead where the server does not boot or does not run as asked."""
-        try:
-            if self.boots == 0:
-                self.problem = self._not_in_effect(lab)
-                self.refused = self.problem is not None
-            if self.problem is None:
-                self._take(lab.measure(self.targets, replicates=1, label=label))
-        except ServerError as error:
-            self.problem = error.message
-        self.boots += 1
+        """One more replicate on a boot of its own; sets `problem` instead where the server does not boot or does not run as asked."""
+        for left in reversed(range(self.tries)):
+            lab.close()
+            try:
+                self._measure(lab, label=label)
+            except ServerError as error:
+                if left:
+                    self.repeated.append(error.message)
+                else:
+                    self.problem = error.message
+            else:
+                return
+
+    def _measure(self, lab: Lab, *, label: str) -> None:
+        if self.boots == 0:
+            self.problem = self._not_in_effect(lab)
+            self.refused = self.problem is not None
+        if self.problem is None:
+            self._take(lab.measure(self.targets, replicates=1, label=label))
+            self.boots += 1
 
     def _not_in_effect(self, lab: Lab) -> str | None:
         running = lab.server(self.targets[0], fresh=True)
@@ -99,7 +113,6 @@ def run_rounds(
         for index in order:
             side = sides[index]
             if side.problem is None:
-                lab.close()
                 side.measure(lab, label=f"{label}-{number}")
             if need_all and side.problem is not None:
                 return number

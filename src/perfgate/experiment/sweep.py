@@ -20,7 +20,7 @@ from perfgate.noise import NoiseModel
 from perfgate.records import Measurement
 from perfgate.selection import Target
 from perfgate.statistics.interval import Prior
-from perfgate.statistics.pareto import ALPHA, Objective, Range, standings, winner
+from perfgate.statistics.pareto import ALPHA, Objective, Range, Standing, ranges, standings, winner
 from perfgate.verdict import boot_means, invalidity
 from perfgate.workload import generator
 
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 OBJECTIVES = ("mean_ttft_ms", "mean_tpot_ms", "output_throughput")
 DEFAULT_ROUNDS = 3
+TRIES = 2
+"""A boot that fails is made again: with hundreds of boots one fails by chance, and must not cost a point its others."""
 
 
 def round_orders(points: int, rounds: int, *, token: str) -> list[tuple[int, ...]]:
@@ -92,6 +94,7 @@ def _side(cells: Sequence[Target], point: Point) -> SideRun:
     return SideRun(
         targets=[replace(cell, server=server, changes=(*cell.changes, *said)) for cell in cells],
         watched=tuple(word.removeprefix("--").partition("=")[0] for word in point.words),
+        tries=TRIES,
     )
 
 
@@ -108,32 +111,35 @@ def _swept(
     used = [index for index, problem in enumerate(problems) if not problem]
     measured = [sides[index].measured[workload] for index in used]
     objectives = [_objective(name, cell, measured, noise) for name in OBJECTIVES]
-    found = standings(
-        [{name: boot_means(one.replicates(name)) for name in OBJECTIVES} for one in measured],
-        objectives,
-        alpha=alpha,
-    )
+    data = [_data(side.measured.get(workload)) for side in sides]
+    found = standings([data[index] for index in used], objectives, alpha=alpha)
     by_index = dict(zip(used, found, strict=True))
     best = winner(found)
+
+    def row(index: int) -> SweptPoint:
+        standing = by_index.get(index) or Standing(
+            dominated_by=(), ranges=ranges(data[index], [data[other] for other in used], objectives)
+        )
+        return SweptPoint(
+            point=str(points[index]),
+            boots=max(len(means) for means in data[index].values()),
+            problem=problems[index],
+            repeated=tuple(sides[index].repeated),
+            values=tuple(_value(name, standing.ranges[name]) for name in OBJECTIVES),
+            dominated_by=tuple(str(points[used[other]]) for other in standing.dominated_by),
+        )
+
     return SweptCell(
         cell=str(cell.cell),
-        rows=tuple(
-            SweptPoint(
-                point=str(point),
-                boots=len(sides[index].measured[workload].boots) if workload in sides[index].measured else 0,
-                problem=problems[index],
-                values=tuple(_value(name, by_index[index].ranges[name]) for name in OBJECTIVES)
-                if index in by_index
-                else (),
-                dominated_by=tuple(str(points[used[other]]) for other in by_index[index].dominated_by)
-                if index in by_index
-                else (),
-            )
-            for index, point in enumerate(points)
-        ),
+        rows=tuple(map(row, range(len(points)))),
         # With a point missing nobody has beaten every other one.
         winner=str(points[used[best]]) if best is not None and len(used) == len(points) else None,
     )
+
+
+def _data(measured: Measurement | None) -> dict[str, list[float]]:
+    """Boot means by metric."""
+    return {name: boot_means(measured.replicates(name)) if measured else [] for name in OBJECTIVES}
 
 
 def _problem(side: SideRun, workload: str) -> str:

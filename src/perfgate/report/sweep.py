@@ -36,9 +36,12 @@ def conclusion(cell: SweptCell) -> str:
     if cell.winner is not None:
         return f"{cell.winner} is better than every other point in one metric and not worse beyond the margin in the others."
     front = [row.point for row in cell.rows if not row.dominated_by and not row.problem]
+    if not front:
+        some = any(row.boots for row in cell.rows)
+        return f"No winner: no point was measured{' to the end' if some else ''}."
     if len(front) == 1:
         why = (
-            "not every other point was measured"
+            "not every other point could be compared"
             if any(row.problem for row in cell.rows)
             else "it is not shown to dominate every other point itself"
         )
@@ -69,10 +72,14 @@ def _quantity(row: SweptPoint, name: str) -> str:
 
 def _place(row: SweptPoint) -> str:
     if row.problem:
-        return f"not compared: {row.problem.partition(chr(10))[0]}"
+        return f"not compared: {_line(row.problem)}"
     if row.dominated_by:
         return f"dominated by {row.dominated_by[0]}"
     return "front"
+
+
+def _line(text: str) -> str:
+    return text.partition("\n")[0]
 
 
 def footnotes(finding: SweepFinding) -> list[str]:
@@ -86,4 +93,11 @@ def footnotes(finding: SweepFinding) -> list[str]:
         if finding.rounds < finding.asked_rounds
         else []
     )
-    return [said, *short]
+    again = dict.fromkeys(
+        f"{row.point}: a boot failed and was made again ({_line(reason)})."
+        for cell in finding.cells
+        for row in cell.rows
+        for reason in row.repeated
+        if not row.problem
+    )
+    return [said, *short, *again]

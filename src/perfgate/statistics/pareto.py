@@ -116,15 +116,36 @@ def standings(
     return tuple(
         Standing(
             dominated_by=tuple(index for _, index in sorted(beaten[number])),
-            ranges={
-                one.name: _range(
-                    point.get(one.name, ()), one.prior or _borrowed(points, one.name, {number}), confidence
-                )
-                for one in objectives
-            },
+            ranges=ranges(
+                point,
+                [other for index, other in enumerate(points) if index != number],
+                objectives,
+                confidence=confidence,
+            ),
         )
         for number, point in enumerate(points)
     )
+
+
+def ranges(
+    point: Replicates,
+    others: Sequence[Replicates],
+    objectives: Sequence[Objective],
+    *,
+    confidence: float = 0.95,
+) -> Mapping[str, Range]:
+    """A point's value by metric, whether it is compared or not.
+
+    Args:
+        point: its replicates.
+        others: whose spread is lent to it where an objective has no prior.
+        objectives: the metrics.
+        confidence: of the intervals.
+    """
+    return {
+        one.name: _range(point.get(one.name, ()), one.prior or _borrowed(others, one.name, set()), confidence)
+        for one in objectives
+    }
 
 
 def winner(found: Sequence[Standing]) -> int | None:
