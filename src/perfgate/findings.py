@@ -92,6 +92,8 @@ class SweptCell(Record):
     rows: tuple[SweptPoint, ...]
     winner: str | None = None
     """The point shown to dominate every other one."""
+    left_out: tuple[str, ...] = ()
+    """Metrics that no point has; the points were compared by the others."""
 
 
 class SweepFinding(Record):

@@ -104,6 +104,25 @@ def test_a_point_that_fails_twice_keeps_its_values(swept, failing):
     )
 
 
+def test_a_workload_without_tokens_to_wait_for_is_judged_by_the_rest(swept):
+    """With one output token there is no TPOT: a slow point is dominated by the other metrics, and the table says what is left out."""
+    toml = swept.path / "perfgate.toml"
+    toml.write_text(f'{toml.read_text()}\n[workloads.prefill]\nextends = "single"\noutput_len = 1\n')
+    result = swept.pytest("--sweep", "fake-ttft-ms=20,60", "--workload", "prefill")
+    result.assert_outcomes(passed=1, deselected=1)
+    result.stdout.fnmatch_lines(
+        [
+            "fake-ttft-ms=60*dominated by fake-ttft-ms=20",
+            "*No point has mean TPOT, so the points are compared without it.",
+        ]
+    )
+    (found,) = swept.session()["findings"]["sweeps"]
+    assert (found["cells"][0]["left_out"], found["cells"][0]["winner"]) == (
+        ["mean_tpot_ms"],
+        "fake-ttft-ms=20",
+    )
+
+
 def test_a_grid_over_all_workloads_and_too_little_time_for_it(swept):
     """Two options are all combinations, every boot serves both workloads; a grid cut short by --max-minutes is skipped, not passed."""
     result = swept.pytest(

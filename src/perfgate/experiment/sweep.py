@@ -110,8 +110,11 @@ def _swept(
     # A point that cannot be believed is compared with nothing; the indices of those that are left.
     used = [index for index, problem in enumerate(problems) if not problem]
     measured = [sides[index].measured[workload] for index in used]
-    objectives = [_objective(name, cell, measured, noise) for name in OBJECTIVES]
     data = [_data(side.measured.get(workload)) for side in sides]
+    # Where a workload has no such metric (no time per token of one token), it must not keep the others from deciding.
+    left_out = [name for name in OBJECTIVES if measured and not any(data[index][name] for index in used)]
+    names = [name for name in OBJECTIVES if name not in left_out]
+    objectives = [_objective(name, cell, measured, noise) for name in names]
     found = standings([data[index] for index in used], objectives, alpha=alpha)
     by_index = dict(zip(used, found, strict=True))
     best = winner(found)
@@ -125,7 +128,7 @@ def _swept(
             boots=max(len(means) for means in data[index].values()),
             problem=problems[index],
             repeated=tuple(sides[index].repeated),
-            values=tuple(_value(name, standing.ranges[name]) for name in OBJECTIVES),
+            values=tuple(_value(name, standing.ranges[name]) for name in names),
             dominated_by=tuple(str(points[used[other]]) for other in standing.dominated_by),
         )
 
@@ -134,6 +137,7 @@ def _swept(
         rows=tuple(map(row, range(len(points)))),
         # With a point missing nobody has beaten every other one.
         winner=str(points[used[best]]) if best is not None and len(used) == len(points) else None,
+        left_out=tuple(left_out),
     )
 
 

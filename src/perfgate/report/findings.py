@@ -69,7 +69,7 @@ def blocks(found: Findings) -> list[Block]:
                 caption=cell.cell,
                 headings=sweep.HEADINGS,
                 rows=tuple(sweep.rows(cell)),
-                texts=(sweep.conclusion(cell), *sweep.footnotes(one)),
+                texts=(*sweep.remarks(cell), *sweep.footnotes(one)),
             )
             for cell in one.cells
         ]

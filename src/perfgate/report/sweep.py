@@ -16,7 +16,12 @@ HEADINGS = ("point", *_RIGHT, "Pareto")
 def table(finding: SweepFinding) -> str:
     """Aligned columns, one table a workload, each with what may be concluded."""
     parts = [
-        f"{visible(cell.cell)}\n{aligned(HEADINGS, rows(cell), right=_RIGHT)}\n  {visible(conclusion(cell))}"
+        "\n  ".join(
+            [
+                f"{visible(cell.cell)}\n{aligned(HEADINGS, rows(cell), right=_RIGHT)}",
+                *map(visible, remarks(cell)),
+            ]
+        )
         for cell in finding.cells
     ]
     return "\n\n".join([*parts, *footnotes(finding)])
@@ -25,10 +30,24 @@ def table(finding: SweepFinding) -> str:
 def markdown(finding: SweepFinding) -> str:
     """The same as Markdown."""
     parts = [
-        f"**{escaped(cell.cell)}**\n\n{markdown_table(HEADINGS, rows(cell), right=_RIGHT)}\n\n{escaped(conclusion(cell))}"
+        "\n\n".join(
+            [
+                f"**{escaped(cell.cell)}**",
+                markdown_table(HEADINGS, rows(cell), right=_RIGHT),
+                *map(escaped, remarks(cell)),
+            ]
+        )
         for cell in finding.cells
     ]
     return "\n\n".join([*parts, *map(escaped, footnotes(finding))])
+
+
+def remarks(cell: SweptCell) -> list[str]:
+    """What goes under the table of one workload."""
+    left_out = [
+        f"No point has {values.label(name)}, so the points are compared without it." for name in cell.left_out
+    ]
+    return [conclusion(cell), *left_out]
 
 
 def conclusion(cell: SweptCell) -> str:
