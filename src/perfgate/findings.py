@@ -102,7 +102,10 @@ class SweepFinding(Record):
     server: str
     axes: tuple[Axis, ...]
     rounds: int
+    """That were measured whole."""
     asked_rounds: int
+    interrupted: bool = False
+    """It was broken off in a round: some points may have a boot more than others, or none."""
     alpha: float = 0.05
     """Error over all pairs of points and metrics of a workload."""
     cells: tuple[SweptCell, ...]

@@ -49,6 +49,7 @@ ERROR = pytest.StashKey[PerfgateError]()
 _WANTED = {"target", "server_target"}
 _REPORT_FIELD = "perfgate_verdicts"
 _WORKER_FIELD = "perfgate_measurements"
+_WORKER_FINDINGS = "perfgate_findings"
 
 RECORDED = "perfgate.recorded"
 """Property of a test that recorded a baseline: where."""
@@ -203,11 +204,13 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any | None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any, error: object) -> None:
-    """Takes over what an xdist worker measured."""
+    """Takes over what an xdist worker measured, and what it found and could not report."""
+    from perfgate.findings import Findings
     from perfgate.records import Measurement
 
-    sent = getattr(node, "workeroutput", {}).get(_WORKER_FIELD, [])
-    node.config.stash[MEASUREMENTS].extend(Measurement.model_validate_json(text) for text in sent)
+    sent = getattr(node, "workeroutput", {})
+    node.config.stash[MEASUREMENTS].extend(map(Measurement.model_validate_json, sent.get(_WORKER_FIELD, [])))
+    node.config.stash[FINDINGS].extend(map(Findings.model_validate_json, sent.get(_WORKER_FINDINGS, [])))
     if error:
         node.config.stash[WRITTEN] = f"a worker crashed ({error}); what it measured is lost"
 
@@ -231,10 +234,12 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     suite = suite_of(config)
     if hasattr(config, "workeroutput"):
         config.workeroutput[_WORKER_FIELD] = [found.model_dump_json() for found in suite.measurements()]
+        config.workeroutput[_WORKER_FINDINGS] = [found.model_dump_json() for found in suite.broken_off()]
         return
     verdicts, measurements = config.stash[VERDICTS], config.stash[MEASUREMENTS]
     findings = config.stash[FINDINGS]
     verdicts.extend(suite.unreported(verdicts))
+    findings.extend(suite.broken_off())
     if not (verdicts or suite.measurements() or measurements or findings):
         return
     results = suite.results(verdicts, measurements, findings)

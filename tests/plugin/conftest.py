@@ -142,6 +142,15 @@ def project(pytester, monkeypatch) -> Project:
 
 
 @pytest.fixture
+def swept(project):
+    """The project with the sweep's own test beside the gate's."""
+    (project.path / "conftest.py").write_text('pytest_plugins = ["fixtures.serving", "fixtures.sweep"]\n')
+    # Under a name of its own: pytest run in this process has this module as test_sweep already.
+    shutil.copy(REPOSITORY / "tests/serving/test_sweep.py", project.path / "tests/test_points.py")
+    return project
+
+
+@pytest.fixture
 def recorded(project, request) -> Project:
     """The project with a baseline of the fake server and the noise model fitted with it, recorded once by whichever test comes first."""
     kept = request.config.stash.get(KEPT, None)

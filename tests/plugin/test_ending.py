@@ -74,8 +74,11 @@ def test_sigterm_ends_the_session_like_ctrl_c(project):
     assert not [server for server in servers if server.is_running()]
 
 
-def interrupted(project, *arguments, after):
-    """What a session printed that got Ctrl-C at the first server it runs once it has said ``after``; it leaves none."""
+def interrupted(project, *arguments, after, boot=1):
+    """What a session printed that got Ctrl-C at the first server it runs once it has said ``after``; it leaves none.
+
+    Not before the session's ``boot``-th boot.
+    """
     command = [sys.executable, "-c", FOREGROUND, "-m", "serving", "-p", "no:cacheprovider"]
     suite = subprocess.Popen(
         [*command, *arguments],
@@ -91,7 +94,8 @@ def interrupted(project, *arguments, after):
         if after in line:
             break
     deadline = time.monotonic() + 60
-    while not (servers := vllm_below(suite.pid)):
+    logs = project.path / ".perfgate/logs"
+    while len(list(logs.rglob("*.log"))) < boot or not (servers := vllm_below(suite.pid)):
         assert suite.poll() is None, said
         assert time.monotonic() < deadline
     suite.send_signal(signal.SIGINT)
@@ -122,6 +126,26 @@ def test_ctrl_c_in_an_attribution_keeps_its_boots_and_the_verdict(project):
     assert found["boots"][0]["metrics"]["mean_tpot_ms"]
     assert any(note.startswith("broken off") for note in found["notes"])
     assert "attribution of cpu/fake-model/fake/quick" in output
+
+
+@pytest.mark.parametrize(
+    ("boot", "boots", "rounds"),
+    [(2, [0, 0, 1], 0), (5, [1, 1, 2], 1)],
+    ids=["in the first round", "in the second"],
+)
+def test_ctrl_c_in_a_sweep_keeps_its_table(swept, boot, boots, rounds):
+    """After Ctrl-C the table of the boots that were made is printed and in the results, marked as interrupted."""
+    output = interrupted(swept, "--sweep", "fake-tpot-ms=2,4,6", after="sweeping fake:", boot=boot)
+    (found,) = swept.session()["findings"]["sweeps"]
+    rows = found["cells"][0]["rows"]
+    assert (found["interrupted"], found["rounds"], sorted(row["boots"] for row in rows)) == (
+        True,
+        rounds,
+        boots,
+    )
+    assert [row["boots"] for row in rows if row.get("problem")] == [0] * boots.count(0)
+    assert f"Interrupted: {rounds} of 3 rounds were measured whole" in output
+    assert output.count("fake-tpot-ms=4 ") == 1
 
 
 @pytest.mark.parametrize("spread", [(), ("-n", "1")], ids=["one process", "xdist"])

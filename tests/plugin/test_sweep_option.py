@@ -1,20 +1,8 @@
 """--sweep from the command line to the table, on a fake vLLM whose truth is known."""
 
-import shutil
 import sys
 
 import pytest
-
-from tests.plugin.conftest import REPOSITORY
-
-
-@pytest.fixture
-def swept(project):
-    """The project with the sweep's own test beside the gate's."""
-    (project.path / "conftest.py").write_text('pytest_plugins = ["fixtures.serving", "fixtures.sweep"]\n')
-    # Under a name of its own: pytest run in this process has this module as test_sweep already.
-    shutil.copy(REPOSITORY / "tests/serving/test_sweep.py", project.path / "tests/test_points.py")
-    return project
 
 
 @pytest.fixture

@@ -43,6 +43,7 @@ class Suite:
         self._planned: tuple[Target, ...] | None = None
         self._made: dict[str, Made] = {}
         self._kept: list[Measurement] = []
+        self._broken_off: list[Findings] = []
         self._refused: dict[str, PerfgateError] = {}
         self._positions = Positions(options.worker)
         self._lab: Lab | None = None
@@ -229,6 +230,14 @@ class Suite:
     def keep(self, measurements: Iterable[Measurement]) -> None:
         """Takes measurements that no gate made (claims, sweeps) into the session's results."""
         self._kept.extend(measurements)
+
+    def keep_broken_off(self, found: Findings) -> None:
+        """Takes what something found that breaks off: its test ends without a report that could carry it."""
+        self._broken_off.append(found)
+
+    def broken_off(self) -> tuple[Findings, ...]:
+        """What was found by what broke off."""
+        return tuple(self._broken_off)
 
     def measurements(self) -> tuple[Measurement, ...]:
         """Everything measured so far."""

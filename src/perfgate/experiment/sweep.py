@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from perfgate.errors import InputError
 from perfgate.experiment.interleaved import SideRun, run_rounds
 from perfgate.experiment.sweep_points import Point, grid
-from perfgate.findings import Axis, SweepFinding, SweptCell, SweptPoint, SweptValue
+from perfgate.findings import Axis, Findings, SweepFinding, SweptCell, SweptPoint, SweptValue
 from perfgate.metrics import METRICS
 from perfgate.noise import NoiseModel
 from perfgate.records import Measurement
@@ -46,7 +46,7 @@ def round_orders(points: int, rounds: int, *, token: str) -> list[tuple[int, ...
 
 
 def run_sweep(suite: Suite, cells: Sequence[Target], axes: Sequence[Axis]) -> SweepFinding:
-    """Measures all points of one server; every measurement is kept in the session's results.
+    """Measures all points of one server; every measurement is kept in the session's results, and what a sweep that breaks off found.
 
     Args:
         suite: the session.
@@ -67,6 +67,19 @@ def run_sweep(suite: Suite, cells: Sequence[Target], axes: Sequence[Axis]) -> Sw
     suite.announce(
         f"sweeping {cells[0].server.name}: {len(points)} points × {rounds} rounds, {len(points) * rounds} boots"
     )
+
+    def found(made: int, *, interrupted: bool = False) -> SweepFinding:
+        alpha = ALPHA / len(cells)
+        return SweepFinding(
+            server=cells[0].server.name,
+            axes=tuple(axes),
+            rounds=made,
+            asked_rounds=rounds,
+            interrupted=interrupted,
+            alpha=alpha,
+            cells=tuple(_swept(cell, points, sides, suite.noise, alpha) for cell in cells),
+        )
+
     try:
         made = run_rounds(
             suite.lab,
@@ -75,17 +88,15 @@ def run_sweep(suite: Suite, cells: Sequence[Target], axes: Sequence[Axis]) -> Sw
             label=f"{suite.session}-sweep",
             max_minutes=suite.options.max_minutes or math.inf,
         )
+    except BaseException:
+        # Ctrl-C, or a machine that fails: each boot took a minute or more, and what they say stays true.
+        if any(side.measured for side in sides):
+            whole = min((side.boots for side in sides if side.problem is None), default=0)
+            suite.keep_broken_off(Findings(sweeps=(found(whole, interrupted=True),)))
+        raise
     finally:
         suite.keep(one for side in sides for one in side.measured.values())
-    alpha = ALPHA / len(cells)
-    return SweepFinding(
-        server=cells[0].server.name,
-        axes=tuple(axes),
-        rounds=made,
-        asked_rounds=rounds,
-        alpha=alpha,
-        cells=tuple(_swept(cell, points, sides, suite.noise, alpha) for cell in cells),
-    )
+    return found(made)
 
 
 def _side(cells: Sequence[Target], point: Point) -> SideRun:
@@ -150,7 +161,7 @@ def _problem(side: SideRun, workload: str) -> str:
     if side.problem is not None:
         return side.problem
     if workload not in side.measured:
-        return "not measured (--max-minutes)"
+        return "not measured before the sweep was interrupted"
     return invalidity(side.measured[workload].boots) or ""
 
 

@@ -107,11 +107,12 @@ def footnotes(finding: SweepFinding) -> list[str]:
         "In brackets each point's own 95% interval over its boots. Dominated: better in one metric and not worse beyond the margin in the"
         f" others, with an error of {finding.alpha:.3g} over all pairs of points and metrics of a workload."
     )
-    short = (
-        [f"{finding.rounds} of {finding.asked_rounds} rounds were measured (--max-minutes)."]
-        if finding.rounds < finding.asked_rounds
-        else []
-    )
+    made = f"{finding.rounds} of {finding.asked_rounds} rounds were measured"
+    short = []
+    if finding.interrupted:
+        short = [f"Interrupted: {made} whole, and the points are compared by the boots that they have."]
+    elif finding.rounds < finding.asked_rounds:
+        short = [f"{made} (--max-minutes)."]
     again = dict.fromkeys(
         f"{row.point}: a boot failed and was made again ({_line(reason)})."
         for cell in finding.cells

@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -22,6 +23,7 @@ from perfgate.findings import (
     SweptPoint,
     SweptValue,
 )
+from perfgate.pytest_plugin import FINDINGS, MEASUREMENTS, pytest_testnodedown
 from perfgate.pytesting.findings import findings_of, report_finding
 from perfgate.records import SessionResults
 from perfgate.report import findings as report
@@ -184,3 +186,11 @@ def test_findings_cross_process_borders_as_properties() -> None:
     assert findings_of(Report()) == Findings(claims=(CLAIM,), sweeps=(SWEEP,))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"'perfgate\.else' is none of"):
         report_finding(Request(), "perfgate.else", CLAIM)  # type: ignore[arg-type]
+
+
+def test_what_a_worker_found_and_could_not_report_is_taken_over() -> None:
+    """The finding of a test that broke off in an xdist worker comes with the worker's measurements."""
+    stash: dict[object, list[object]] = {FINDINGS: [], MEASUREMENTS: []}
+    sent = {"perfgate_findings": [Findings(sweeps=(SWEEP,)).model_dump_json()]}
+    pytest_testnodedown(SimpleNamespace(workeroutput=sent, config=SimpleNamespace(stash=stash)), None)
+    assert stash == {FINDINGS: [Findings(sweeps=(SWEEP,))], MEASUREMENTS: []}
