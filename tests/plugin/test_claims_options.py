@@ -127,3 +127,47 @@ def test_a_mistake_in_a_claim_names_file_and_key(claiming, broken, expected):
     toml = claiming.path / "perfgate.toml"
     toml.write_text(toml.read_text() + broken)
     pytest.LineMatcher([claiming.refused("-m", "claims")]).fnmatch_lines([f"*perfgate.toml{expected}"])
+
+
+BROKEN = "[claims.mine]\nextends = 'slow-is-slow'\nexpect = [{ workload = 'single', metric = 'speed', least = 0 }]\n"
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        ("-m", "claims", "-k", "slow-is-fast"),
+        ("-m", "claims", "-k", "mine"),
+        ("-m", "claims or kernels", "-k", "mine"),
+        ("-m", "", "tests/test_asked.py", "-k", "mine"),
+        ("-m", "claims", "-k", "mine", "-n", "1"),
+    ],
+    ids=["a sound one", "the broken one", "among others", "by path", "xdist"],
+)
+def test_a_mistake_in_a_claim_is_told_under_k(claiming, chosen):
+    """Whatever -k names, a session that asks for claims hears of the mistake in one."""
+    toml = claiming.path / "perfgate.toml"
+    toml.write_text(toml.read_text() + BROKEN)
+    said = claiming.refused(*chosen)
+    pytest.LineMatcher([said]).fnmatch_lines(
+        ["*perfgate.toml: [[]claims.mine[]] key 'expect.0.metric'*unknown metric 'speed'*"]
+    )
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        ("-m", "not claims"),
+        ("-m", "", "-k", "elsewhere"),
+        ("-m", "not gpu", "-k", "elsewhere"),
+        ("-m", "serving"),
+    ],
+)
+def test_a_mistake_in_a_claim_is_no_matter_of_other_sessions(claiming, chosen):
+    """A session that does not ask for claims runs as if there were none."""
+    toml = claiming.path / "perfgate.toml"
+    toml.write_text(toml.read_text() + BROKEN)
+    (claiming.path / "tests/test_other.py").write_text(
+        "import pytest\n@pytest.mark.serving\ndef test_elsewhere(): pass\n"
+    )
+    result = claiming.pytest(*chosen, "--deselect", "tests/test_no_slower_than_baseline.py")
+    assert result.parseoutcomes()["passed"] == 1
