@@ -59,14 +59,33 @@ _LISTED_BY_VLLM = re.compile(r"VLLM_(?!\w*KEY)\w+")
 
 def flags_in_effect(spec: ServerSpec, evidence: Evidence) -> tuple[FlagReport, ...]:
     """What became of every flag and variable of the server, in the order they are written."""
-    sources = (
-        ("/server_info", evidence.settings),
-        ("vllm:cache_config_info", read(evidence.cache_config)),
-        ("engine configuration in the log", read(evidence.log.engine_config)),
-    )
+    sources = _sources(evidence)
     reports = [_flag(name, value, evidence, sources) for name, value in spec.args.items()]
     reports += [_variable(name, value, evidence) for name, value in spec.env.items()]
     return tuple(_finished(report, spec, evidence.secrets) for report in reports)
+
+
+def running_flag(name: str, evidence: Evidence) -> tuple[Any, ...]:
+    """What runs for a flag, asked for or not, as each source says it, the most trusted first; of ``no-x`` what ``x`` runs as.
+
+    Empty where nothing says, and for a secret.
+    """
+    arguments = evidence.log.arguments or {}
+    key = _whole_name(name.removeprefix("no-").replace("-", "_"), arguments)
+    if is_secret_name(name):
+        return ()
+    found = [value for _, value in _answers(key, _sources(evidence), evidence.log)]
+    if key in OF_THE_FRONT_END and arguments.get(key) is not None:
+        found.append(arguments[key])
+    return tuple(found)
+
+
+def running_variable(name: str, evidence: Evidence) -> Any:
+    """What a variable is in the server; None where it is not set or nothing says, and for a secret."""
+    if is_secret_name(name):
+        return None
+    found = evidence.variables.get(name)
+    return (evidence.process_environment or {}).get(name) if found is None else found
 
 
 def stale_accepts(spec: ServerSpec, reports: Sequence[FlagReport]) -> tuple[str, ...]:
@@ -101,6 +120,14 @@ def _finished(report: FlagReport, spec: ServerSpec, secrets: Secrets) -> FlagRep
 
 
 Sources = Sequence[tuple[str, Mapping[str, Any]]]
+
+
+def _sources(evidence: Evidence) -> Sources:
+    return (
+        ("/server_info", evidence.settings),
+        ("vllm:cache_config_info", read(evidence.cache_config)),
+        ("engine configuration in the log", read(evidence.log.engine_config)),
+    )
 
 
 def _flag(name: str, value: Any, evidence: Evidence, sources: Sources) -> FlagReport:

@@ -18,7 +18,7 @@ from perfgate.environment import gpu_energy_j, probe
 from perfgate.errors import IdentityError, ServerDiedError, ServerError
 from perfgate.server.api import ServerApi, parse_cache_config, parse_counters
 from perfgate.server.bootlog import BootLog, compile_events, failure_cause, parse_boot_log
-from perfgate.server.flags import Evidence, flags_in_effect
+from perfgate.server.flags import Evidence, flags_in_effect, running_flag, running_variable
 from perfgate.server.launch import container_pids
 from perfgate.server.logtail import ServerLog
 from perfgate.server.ports import listeners
@@ -214,6 +214,14 @@ class RunningServer:
     def flags_in_effect(self) -> tuple[FlagReport, ...]:
         """Per requested flag and variable: asked versus in effect."""
         return flags_in_effect(self.spec, self.evidence)
+
+    def running_flag(self, name: str) -> tuple[Any, ...]:
+        """What runs for a flag, asked for or not, as each source says it; empty where nothing says."""
+        return running_flag(name, self.evidence)
+
+    def running_variable(self, name: str) -> Any:
+        """What a variable is in the server; None where it is not set or nothing says."""
+        return running_variable(name, self.evidence)
 
     def log_mark(self) -> int:
         """The present length of its log, for :meth:`compile_events`; 0 for an attached server."""
