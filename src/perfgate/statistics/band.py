@@ -24,7 +24,7 @@ class Band:
     """Relative changes that a claim allows: new / old − 1 of the metric itself, so −0.1 is ten per cent less.
 
     Attributes:
-        least: lower end; −1 and below mean that there is none.
+        least: lower end; −1 means that there is none.
         most: upper end; infinite where there is none.
     """
 
@@ -32,6 +32,11 @@ class Band:
     most: float = math.inf
 
     def __post_init__(self) -> None:
+        if self.least < -1 or self.most <= -1:
+            given = self.least if self.least < -1 else self.most
+            raise ValueError(
+                f"nothing can become less by more than all of it, as {given:g} says; 0.05 is five per cent"
+            )
         if math.isnan(self.least) or math.isnan(self.most) or not self.least < self.most:
             raise ValueError(
                 f"a band runs from a smaller to a larger change, not from {self.least} to {self.most}"
@@ -43,7 +48,7 @@ class Band:
     def logs(self) -> tuple[float, float]:
         """Both ends as logarithms of new / old."""
         lower = math.log1p(self.least) if self.least > -1 else -math.inf
-        return lower, math.log1p(self.most) if self.most > -1 else -math.inf
+        return lower, math.log1p(self.most)
 
 
 @dataclass(frozen=True, kw_only=True)
