@@ -7,6 +7,7 @@ tight" also needs the server's counters to say that it was not. A claim about wh
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -19,6 +20,7 @@ from perfgate.findings import Answer, ClaimFinding, ClaimPart
 from perfgate.metrics import METRICS
 from perfgate.noise import NoiseModel
 from perfgate.records import BootRecord, Finite, Measurement, Name, Record
+from perfgate.server.reading import Member, agrees, parsed
 from perfgate.server.spec import Value, flag_name, normal_args
 from perfgate.statistics.band import Band, judge_band, together
 from perfgate.statistics.interval import Prior, compare
@@ -35,8 +37,19 @@ class Side(Record):
 
     server: Name
     args: dict[str, Value] = {}
-    """Flags on top of the entry's; false is ``--no-x``."""
-    env: dict[str, str] = {}
+    """Flags on top of the entry's; false takes one of the entry's away."""
+    env: dict[str, str | Literal[False]] = {}
+    """Variables on top of the entry's; false takes one of the entry's away."""
+
+    @field_validator("env", mode="before")
+    @classmethod
+    def _variables(cls, env: Any) -> Any:
+        if not isinstance(env, Mapping):
+            return env
+        for name, value in env.items():
+            if value is True or not isinstance(value, (str, int, float)):
+                raise ValueError(f"{name} must be a string or a number, or false to take it away")
+        return {name: value if value is False else str(value) for name, value in env.items()}
 
     @field_validator("args")
     @classmethod
@@ -98,7 +111,7 @@ class ClaimSpec(Record):
     while_kv_is_not_tight: bool = False
     """The claim only speaks of servers without preemptions and with room in the KV cache, by their own counters."""
     runs_as: dict[str, Value] = {}
-    """Flag → the value that really runs on the new side, whatever was asked for."""
+    """Flag → the value that really runs on the new side, whatever was asked for; ``no-x = true`` is ``x = false``."""
     pairs: int | None = Field(default=None, ge=2)
     """Interleaved pairs of boots; the GPU's own number where not given."""
 
@@ -107,12 +120,42 @@ class ClaimSpec(Record):
     def _tuple(cls, value: Any) -> Any:
         return tuple(value) if isinstance(value, list) else value
 
+    @field_validator("runs_as")
+    @classmethod
+    def _states(cls, given: dict[str, Value]) -> dict[str, Value]:
+        found: dict[str, Value] = {}
+        for written, value in given.items():
+            name, state = flag_name(written), value
+            if name.startswith("no-"):
+                if not isinstance(value, bool):
+                    raise ValueError(
+                        f"{written} runs or does not: give it true or false, or name the flag without no-"
+                    )
+                name, state = name.removeprefix("no-"), not value
+            if name in found:
+                raise ValueError(f"--{name} is claimed about twice")
+            found[name] = state
+        return found
+
     @model_validator(mode="after")
     def _one_kind(self) -> ClaimSpec:
         if bool(self.expect) == bool(self.runs_as):
             raise ValueError("a claim has either expect (an A/B) or runs_as (what a flag becomes)")
         if self.expect and self.old is None:
             raise ValueError("a claim with expect needs an old side to compare with")
+        if self.old == self.new:
+            raise ValueError(f"old and new are the same, {self.new.server}: a claim compares two servers")
+        if self.runs_as:
+            meant_for = {
+                "old": self.old,
+                "pairs": self.pairs,
+                "while_kv_is_not_tight": self.while_kv_is_not_tight,
+            }
+            idle = [name for name, value in meant_for.items() if value not in (None, False)]
+            if idle:
+                raise ValueError(
+                    f"{' and '.join(idle)} mean nothing beside runs_as: such a claim needs one boot and no load"
+                )
         keys = [(one.workload, one.metric) for one in self.expect]
         if len(set(keys)) != len(keys):
             raise ValueError("each metric of a workload is claimed about once")
@@ -177,26 +220,39 @@ def judge_claim(
     )
 
 
-def judge_flags(claim: ClaimSpec, reports: Sequence[FlagReport], *, gpu: str) -> ClaimFinding:
+def judge_flags(
+    claim: ClaimSpec,
+    reports: Sequence[FlagReport],
+    *,
+    gpu: str,
+    running: Mapping[str, Sequence[Any]] | None = None,
+) -> ClaimFinding:
     """Compares what really runs with what the claim says becomes of a flag.
 
     Args:
         claim: with `ClaimSpec.runs_as`.
         reports: of the new side's server.
         gpu: the entry that it was seen on.
+        running: flag → what runs, as each source of the server says it; also of flags that nobody asked for.
     """
-    by_name = {report.name.removeprefix("--"): report for report in reports}
+    by_name = {report.name.removeprefix("--").removeprefix("no-"): report for report in reports}
     answers: list[Answer] = []
     said = []
     for flag, value in claim.runs_as.items():
-        report = by_name.get(flag_name(flag))
-        running = _running(report)
-        if report is None or running is None:
+        report = by_name.get(flag)
+        asked = "not asked for" if report is None else f"asked for {_asked(report)}"
+        if report is not None and report.effect is Effect.IGNORED and report.running is None:
+            answers.append("undecidable")
+            said.append(f"--{flag}: {asked}, which is ignored; nothing says what runs")
+            continue
+        found = (running or {}).get(flag) or _reported(report)
+        if not found:
             answers.append("undecidable")
             said.append(f"nothing says what --{flag} runs as")
             continue
-        answers.append("holds" if str(running) == str(value) else "does not hold")
-        said.append(f"--{flag}: asked for {report.asked}, {running} runs")
+        shown, answer = _held_against(value, found)
+        answers.append(answer)
+        said.append(f"--{flag}: {asked}, {shown} runs")
     return ClaimFinding(
         claim=claim.name,
         text=claim.text,
@@ -205,6 +261,37 @@ def judge_flags(claim: ClaimSpec, reports: Sequence[FlagReport], *, gpu: str) ->
         answer=together(answers),
         reason="; ".join(said),
     )
+
+
+def _held_against(value: Value, found: Sequence[Any]) -> tuple[str, Answer]:
+    """What runs in words, and the answer, by the first source that can be compared with the claim."""
+    for running in found:
+        agreed = str(running) == "auto" if value == "auto" else agrees(value, running)
+        if agreed is not None:
+            return in_words(running), "holds" if agreed else "does not hold"
+    return f"{in_words(found[0])}, which cannot be compared with {in_words(value)},", "undecidable"
+
+
+def in_words(value: Any) -> str:
+    """A setting's value as reports show it."""
+    return str(value) if isinstance(value, (str, Member)) else json.dumps(value, default=str)
+
+
+def _asked(report: FlagReport) -> str:
+    return "false" if report.name.startswith("--no-") else report.asked or "true"
+
+
+def _reported(report: FlagReport | None) -> tuple[Any, ...]:
+    if report is None or report.effect is Effect.UNKNOWN:
+        return ()
+    text = report.running
+    if text is None:
+        text = _asked(report) if report.effect is Effect.HONOURED else None
+    return () if text is None else (_value(text),)
+
+
+def _value(text: str) -> Any:
+    return {"true": True, "false": False}.get(text, parsed(text))
 
 
 def kv_state(boots: Sequence[BootRecord]) -> tuple[Kv, str]:
@@ -223,16 +310,24 @@ def describe(part: ClaimPart) -> str:
         return f"{label}: not measured on both sides"
     if part.lower is None or part.upper is None:
         return f"{label} {part.change:+.1%}, without an interval ({part.boots} boots a side)"
-    return f"{label} {part.change:+.1%} ({part.lower:+.1%} to {part.upper:+.1%}), claimed {band_words(part)}"
+    digits = max(
+        1, *(len(_exactly(end).partition(".")[2]) - 1 for end in (part.least, part.most) if end is not None)
+    )
+    change, lower, upper = (f"{value:+.{digits}%}" for value in (part.change, part.lower, part.upper))
+    return f"{label} {change} ({lower} to {upper}), claimed {band_words(part)}"
 
 
 def band_words(part: ClaimPart | Expected) -> str:
-    """The claimed band in words."""
+    """The claimed band in words, with as many digits as it was written with."""
     if part.least is None:
-        return f"at most {part.most:+.0%}"
+        return f"at most {_exactly(part.most or 0.0)}"
     if part.most is None:
-        return f"at least {part.least:+.0%}"
-    return f"{part.least:+.0%} to {part.most:+.0%}"
+        return f"at least {_exactly(part.least)}"
+    return f"{_exactly(part.least)} to {_exactly(part.most)}"
+
+
+def _exactly(change: float) -> str:
+    return f"{100 * change:+.8f}".rstrip("0").rstrip(".") + "%"
 
 
 def _part(
@@ -280,11 +375,3 @@ def _prior(metric: str, measurement: Measurement, noise: NoiseModel | None, *, r
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
-
-
-def _running(report: FlagReport | None) -> str | None:
-    if report is None or report.effect is Effect.UNKNOWN:
-        return None
-    return (
-        report.running if report.running is not None or report.effect is not Effect.HONOURED else report.asked
-    )

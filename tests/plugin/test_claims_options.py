@@ -171,3 +171,125 @@ def test_a_mistake_in_a_claim_is_no_matter_of_other_sessions(claiming, chosen):
     )
     result = claiming.pytest(*chosen, "--deselect", "tests/test_no_slower_than_baseline.py")
     assert result.parseoutcomes()["passed"] == 1
+
+
+VACUOUS = """
+[servers.old-release]
+extends = "fake"
+env = { FAKE_RELEASE = "old" }
+
+[claims.async-off]
+text = "Without async scheduling nothing changes"
+pairs = 2
+old = { server = "old-release" }
+new = { server = "old-release", args = { no-async-scheduling = true } }
+expect = [{ workload = "single", metric = "mean_tpot_ms", least = -0.5, most = 0.5 }]
+
+[claims.async-is-off]
+text = "This release does not schedule asynchronously by itself"
+new = { server = "old-release" }
+runs_as = { async-scheduling = false }
+
+[claims.moe-folder]
+text = "A tuned MoE file changes nothing"
+pairs = 2
+old = { server = "fake" }
+new = { server = "fake", env = { VLLM_TUNED_CONFIG_FOLDER = "./moe", FAKE_LOG = "Using default MoE config. {missing}" } }
+expect = [{ workload = "single", metric = "mean_tpot_ms", least = -0.5, most = 0.5 }]
+"""
+
+
+MISSING = "Config file not found at /moe/E=2,N=5.json"
+
+
+def test_two_servers_that_run_the_same_decide_nothing(claiming):
+    """A default that is what the other side asks for, and a tuned file that is not used, leave nothing to compare; what runs is said."""
+    toml = claiming.path / "perfgate.toml"
+    toml.write_text(toml.read_text() + VACUOUS.replace("{missing}", MISSING))
+    (claiming.path / "moe").mkdir()
+    result = run(claiming, "async-off or async-is-off or moe-folder")
+    result.assert_outcomes(passed=1, skipped=2)
+    result.stdout.fnmatch_lines_random(
+        [
+            "*undecidable here: both sides run the same: --async-scheduling false*",
+            "*undecidable here: the new side cannot be had here: no tuned MoE configuration of ./moe is used: *E=2,N=5.json*",
+            "*async-is-off: --async-scheduling: not asked for, false runs*",
+        ]
+    )
+
+
+TAKEN = """
+[servers.blocks]
+extends = "fake"
+args = { block-size = 32 }
+
+[claims.fewer]
+text = "Without its block size it is as fast"
+pairs = 2
+old = { server = "blocks" }
+new = { server = "blocks", args = { block-size = false } }
+expect = [{ workload = "single", metric = "mean_tpot_ms", least = -0.5, most = 0.5 }]
+"""
+
+
+def test_false_takes_a_setting_of_the_server_away(claiming):
+    """In a side's args false means what it means in a server's."""
+    toml = claiming.path / "perfgate.toml"
+    toml.write_text(toml.read_text() + TAKEN)
+    run(claiming, "fewer").assert_outcomes(passed=1)
+    old, new = (one["server"]["args"] for one in claiming.session()["measurements"])
+    assert old == {"max-num-seqs": 16, "block-size": 32}
+    assert new == {"max-num-seqs": 16}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "expected"),
+    [
+        ("new = { server = 'slo' }", "*key 'new.server': unknown server 'slo'*Nearest: slow*"),
+        (
+            "expect = [{ workload = 'singel', metric = 'mean_tpot_ms', most = -0.1 }]",
+            "*key 'expect.0.workload': unknown workload 'singel'*Nearest: single*",
+        ),
+        ("model = 'fake-modle'", "*key 'model': unknown model 'fake-modle'*Nearest: fake-model*"),
+        ("gpus = ['gb1O']", "*key 'gpus': unknown gpu 'gb1O'*Nearest: gb10*"),
+        (
+            "new = { server = 'fake', args = { block-size = false } }",
+            "*key 'new': server 'fake' has no --block-size that false could take away*no-block-size = true*",
+        ),
+        (
+            "new = { server = 'attached', args = { max-num-seqs = 1 } }",
+            "*key 'new': server 'attached' is attached*",
+        ),
+        ("new = { server = 'fake' }", "*old and new are the same, fake*"),
+        (
+            "new = { server = 'fake', args = { max-num-seqs = 16 } }",
+            "*keys 'old' and 'new': 'fake' and 'fake' are the same server*",
+        ),
+        (
+            "expect = [{ workload = 'single', metric = 'request_goodput', most = -0.1 }]",
+            "*key 'expect.0.metric': workload 'single' has no slo*",
+        ),
+        (
+            "expect = [{ workload = 'single', metric = 'mean_tpot_ms', least = -5 }]",
+            "*0.05 is five per cent*",
+        ),
+    ],
+)
+def test_what_a_claim_names_is_looked_up_at_collection(claiming, wrong, expected):
+    """Names and settings that cannot be had end the session before a server boots, with file, table and key."""
+    toml = claiming.path / "perfgate.toml"
+    toml.write_text(toml.read_text() + f"[claims.mine]\nextends = 'slow-is-slow'\n{wrong}\n")
+    pytest.LineMatcher([claiming.refused("-m", "claims", "-k", "mine")]).fnmatch_lines(
+        [f"*perfgate.toml: [[]claims.mine[]]{expected}"]
+    )
+
+
+def test_a_name_in_a_claim_that_is_not_selected_hinders_nobody(claiming):
+    """Only the names of selected claims are looked up; in a worker of xdist the test says it, without a chain of exceptions."""
+    toml = claiming.path / "perfgate.toml"
+    toml.write_text(toml.read_text() + "[claims.mine]\nextends = 'slow-is-slow'\nnew = { server = 'slo' }\n")
+    run(claiming, "on-a-gb10").assert_outcomes(skipped=1)
+    result = run(claiming, "mine", "-n", "1")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*perfgate.toml: [[]claims.mine[]] key 'new.server': unknown server 'slo'*"])
+    result.stdout.no_fnmatch_line("*During handling of the above exception*")

@@ -1,15 +1,18 @@
 """What measurements say about a claim, and what a claim may be."""
 
+from types import SimpleNamespace
+
 import pytest
 
-from perfgate.claims import ClaimSpec, Side, judge_claim, judge_flags, kv_state
+from perfgate.claims import ClaimSpec, Expected, Side, band_words, judge_claim, judge_flags, kv_state
 from perfgate.effects import Effect, FlagReport
-from perfgate.experiment.claims import load_claims, missing_files
+from perfgate.experiment.claims import load_claims, missing_files, untuned
 from perfgate.experiment.interleaved import differing
 from perfgate.records import BootRecord, Cell, Fingerprint, Measurement, RunRecord
 from perfgate.report import claims as report
 from perfgate.selection import Catalogues, Request, select
 from perfgate.server import ServerSpec
+from perfgate.server.flags import Evidence, flags_in_effect, running_flag
 
 GB10 = "gb10"
 
@@ -162,6 +165,125 @@ def test_the_bands_of_the_study_contain_what_it_measured(tmp_path):
                 assert part.band.least <= part.measured <= part.band.most, (one.name, part.metric)
 
 
+SAID = Evidence(
+    settings={
+        "scheduler_config.async_scheduling": False,
+        "cache_config.enable_prefix_caching": True,
+        "cache_config.gpu_memory_utilization": 0.9,
+        "model_config.limit_mm_per_prompt": {"image": 1},
+        "cache_config.block_size": 16,
+    }
+)
+ASKED = ServerSpec.model_validate(
+    {
+        "name": "a",
+        "args": {"async-scheduling": True, "no-enable-prefix-caching": True, "gpu-memory-utilization": 0.9},
+    }
+)
+
+
+@pytest.mark.parametrize(
+    ("runs_as", "answer", "said"),
+    [
+        ({"async-scheduling": False}, "holds", "--async-scheduling: asked for true, false runs"),
+        ({"no-async-scheduling": True}, "holds", "--async-scheduling: asked for true, false runs"),
+        ({"async_scheduling": True}, "does not hold", "--async-scheduling: asked for true, false runs"),
+        ({"enable-prefix-caching": True}, "holds", "--enable-prefix-caching: asked for false, true runs"),
+        (
+            {"no-enable-prefix-caching": True},
+            "does not hold",
+            "--enable-prefix-caching: asked for false, true runs",
+        ),
+        ({"gpu-memory-utilization": 0.90}, "holds", "--gpu-memory-utilization: asked for 0.9, 0.9 runs"),
+        (
+            {"limit-mm-per-prompt": {"image": 1}},
+            "holds",
+            '--limit-mm-per-prompt: not asked for, {"image": 1} runs',
+        ),
+        ({"block-size": 16}, "holds", "--block-size: not asked for, 16 runs"),
+        ({"block-size": "auto"}, "does not hold", "--block-size: not asked for, 16 runs"),
+        ({"no-such-flag": True}, "undecidable", "nothing says what --such-flag runs as"),
+    ],
+)
+def test_what_runs_is_compared_as_the_server_means_it(runs_as, answer, said):
+    """Booleans, numbers, tables and both states of a flag are compared by their meaning, asked for or not."""
+    forced = claim(expect=[], old=None, runs_as=runs_as)
+    running = {name: running_flag(name, SAID) for name in forced.runs_as}
+    found = judge_flags(forced, flags_in_effect(ASKED, SAID), gpu=GB10, running=running)
+    assert (found.answer, found.reason) == (answer, said)
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"old": {"server": "x"}}, "old mean nothing beside runs_as"),
+        (
+            {"pairs": 2, "while_kv_is_not_tight": True},
+            "pairs and while_kv_is_not_tight mean nothing beside runs_as",
+        ),
+        ({"runs_as": {"no-x": 3}}, "no-x runs or does not"),
+        ({"runs_as": {"no-x": True, "x": True}}, "--x is claimed about twice"),
+    ],
+)
+def test_keys_without_a_meaning_are_refused_beside_runs_as(more, said):
+    """A claim about what a flag becomes has no old side, no pairs and no load, and names each flag once."""
+    with pytest.raises(ValueError, match=said):
+        claim(**{"expect": [], "old": None, "runs_as": {"x": 1}, **more})
+
+
+@pytest.mark.parametrize(
+    ("least", "most", "words"),
+    [
+        (-0.004, 0.004, "-0.4% to +0.4%"),
+        (None, -0.03, "at most -3%"),
+        (-0.333, 0.5, "-33.3% to +50%"),
+        (0.0, None, "at least +0%"),
+        (None, 0.00025, "at most +0.025%"),
+    ],
+)
+def test_a_band_is_shown_as_it_was_written(least, most, words):
+    """No digit of a band is rounded away."""
+    assert band_words(Expected(workload="w", metric="mean_ttft_ms", least=least, most=most)) == words
+
+
+@pytest.mark.parametrize("band", [{"least": -5, "most": 5}, {"least": -5}, {"most": -3}])
+def test_per_cents_in_place_of_fractions_are_refused(band):
+    """Nothing becomes less by more than all of it, so such a band was meant as per cent."""
+    with pytest.raises(ValueError, match=r"0\.05 is five per cent"):
+        Expected(workload="w", metric="mean_ttft_ms", **band)
+
+
+def running(log: str, **env: str) -> SimpleNamespace:
+    return SimpleNamespace(
+        spec=ServerSpec.model_validate({"name": "a", "env": env}), log=SimpleNamespace(text=lambda: log)
+    )
+
+
+FILE = "E=256,N=512,device_name=NVIDIA_GB10.json"
+
+
+@pytest.mark.parametrize(
+    ("log", "problem"),
+    [
+        (f"INFO Using configuration from /opt/moe/{FILE} for MoE layer.", None),
+        (
+            f"INFO Using configuration from /vllm/configs/{FILE} for MoE layer.",
+            f"the log speaks of {FILE}, not from there",
+        ),
+        (
+            f"Using default MoE config. Config file not found at /opt/moe/{FILE}",
+            f"the log speaks of {FILE}, not from there",
+        ),
+        ("", "the log names no MoE configuration"),
+    ],
+)
+def test_a_tuned_moe_file_counts_when_the_log_says_that_it_is_used(log, problem):
+    """An empty folder, another folder's file and a silent log are no tuned server."""
+    found = untuned(running(log, VLLM_TUNED_CONFIG_FOLDER="/opt/moe"))
+    assert found == (problem and f"no tuned MoE configuration of /opt/moe is used: {problem}")
+    assert untuned(running(log)) is None
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -171,11 +293,13 @@ def test_the_bands_of_the_study_contain_what_it_measured(tmp_path):
         {"new": {"server": "b", "args": {"x": [1, 2]}}},
         {"expect": [{"workload": "w", "metric": "mean_ttft_ms", "most": 0.1}] * 2},
         {"text": ""},
+        {"new": {"server": "a"}},
+        {"new": {"server": "b", "env": {"X": True}}},
     ],
 )
 def test_a_claim_says_one_thing(wrong):
-    """Neither or both kinds of claim, no old side, a doubled metric, or no text are refused."""
-    with pytest.raises(ValueError, match=r"claim|several values|text"):
+    """Neither or both kinds of claim, no or the same old side, a doubled metric, or no text are refused."""
+    with pytest.raises(ValueError, match=r"claim|several values|text|must be a string"):
         claim(**wrong)
 
 

@@ -7,14 +7,14 @@ because its numbers would be those of something else.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from perfgate.errors import ServerError
 from perfgate.experiment.lab import Lab
 from perfgate.records import Measurement
 from perfgate.selection import Target
-from perfgate.server import ServerSpec
+from perfgate.server import RunningServer, ServerSpec
 
 
 @dataclass(kw_only=True)
@@ -25,6 +25,8 @@ class SideRun:
     """Cells of one server."""
     watched: tuple[str, ...] = ()
     """Flags (long names without dashes, as the server has them) and variables that must be in effect."""
+    check: Callable[[RunningServer], str | None] | None = None
+    """Asked on the first boot too: why the server is not what the side is about, or None."""
     measured: dict[str, Measurement] = field(default_factory=dict)
     """By workload; its boots grow."""
     problem: str | None = None
@@ -66,7 +68,9 @@ class SideRun:
             for report in running.flags_in_effect()
             if report.harmful and report.name.removeprefix("--") in self.watched
         ]
-        return "; ".join(str(report).partition("\n")[0] for report in harmful) or None
+        if harmful:
+            return "; ".join(str(report).partition("\n")[0] for report in harmful)
+        return self.check(running) if self.check is not None else None
 
     def _take(self, fresh: dict[str, Measurement]) -> None:
         for workload, one in fresh.items():

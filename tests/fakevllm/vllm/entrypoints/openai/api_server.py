@@ -196,6 +196,7 @@ def main() -> None:
         f"INFO 01-01 00:00:00 [utils.py:1] non-default args: {given | secret}", flush=True
     )  # as vLLM does, secrets and all
     print(f"Starting vLLM server on http://{options.host}:{options.port}", flush=True)
+    print(os.environ.get("FAKE_LOG", ""), flush=True)
     print("Application startup complete.", flush=True)
     try:
         server.serve_forever()
