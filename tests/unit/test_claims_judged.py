@@ -6,7 +6,7 @@ import pytest
 
 from perfgate.claims import ClaimSpec, Expected, Side, band_words, judge_claim, judge_flags, kv_state
 from perfgate.effects import Effect, FlagReport
-from perfgate.experiment.claims import load_claims, missing_files, untuned
+from perfgate.experiment.claims import check_claims, load_claims, missing_files, untuned
 from perfgate.experiment.interleaved import differing
 from perfgate.records import BootRecord, Cell, Fingerprint, Measurement, RunRecord
 from perfgate.report import claims as report
@@ -155,6 +155,23 @@ def test_the_shipped_claims_name_entries_that_exist(tmp_path):
         assert all(entry.server in catalogues.servers for entry in (one.old, one.new) if entry is not None)
     assert sum(one.needs_gpu for one in claims) == 11
     assert sum(not one.needs_gpu for one in claims) == 5
+
+
+def test_only_the_claim_about_the_tuned_moe_file_needs_one(tmp_path):
+    """A machine with the model but without ./moe-configs can be asked every other finding of the study."""
+    catalogues = Catalogues.load()
+    needing = {
+        one.name
+        for one in load_claims(tmp_path)
+        for side in (one.old, one.new)
+        if side is not None and "moe-configs" in str(catalogues.servers[side.server].data.get("launcher"))
+    }
+    assert needing == {"a-tuned-moe-file-does-not-help"}
+
+
+def test_the_shipped_claims_name_what_can_be_had(tmp_path):
+    """Every shipped claim passes the look-up that a selected one has to pass, and compares two servers."""
+    check_claims([one.name for one in load_claims(tmp_path)], tmp_path)
 
 
 def test_the_bands_of_the_study_contain_what_it_measured(tmp_path):
