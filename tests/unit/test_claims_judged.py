@@ -1,12 +1,13 @@
 """What measurements say about a claim, and what a claim may be."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
 from perfgate.claims import ClaimSpec, Expected, Side, band_words, judge_claim, judge_flags, kv_state
 from perfgate.effects import Effect, FlagReport
-from perfgate.experiment.claims import check_claims, load_claims, missing_files, untuned
+from perfgate.experiment.claims import Compared, check_claims, load_claims, missing_files, untuned
 from perfgate.experiment.interleaved import differing
 from perfgate.records import BootRecord, Cell, Fingerprint, Measurement, RunRecord
 from perfgate.report import claims as report
@@ -274,6 +275,51 @@ def running(log: str, **env: str) -> SimpleNamespace:
     return SimpleNamespace(
         spec=ServerSpec.model_validate({"name": "a", "env": env}), log=SimpleNamespace(text=lambda: log)
     )
+
+
+def booted(**settings) -> SimpleNamespace:
+    """A server that says this about its flags, and nothing about others and its variables."""
+    return SimpleNamespace(
+        running_flag=lambda name: (settings[name],) if name in settings else (),
+        running_variable=lambda _name: None,
+        log=None,
+    )
+
+
+@pytest.mark.parametrize(
+    ("new_args", "old_runs", "new_runs", "same", "alike"),
+    [
+        ({"no-a": True}, {"a": False}, {"a": False}, ("--a false",), True),
+        ({"no-a": True, "b": 1}, {"a": False, "b": 2}, {"a": False, "b": 1}, ("--a false",), False),
+        ({"no-a": True, "b": 1}, {"a": False}, {"a": False, "b": 1}, ("--a false",), False),
+        ({"b": 1}, {}, {"b": 1}, (), False),
+    ],
+    ids=["all the same", "one differs", "one unknown", "nothing known"],
+)
+def test_sides_are_alike_when_every_setting_between_them_runs_the_same(
+    new_args, old_runs, new_runs, same, alike
+):
+    """One setting that differs, or of which nothing is known, leaves something to compare."""
+    (target,) = select(Request(gpu=GB10, servers=("standard",), workloads=("decode",)))
+    other = replace(
+        target, server=target.server.model_copy(update={"args": {**target.server.args, **new_args}})
+    )
+    both = Compared.of(target, other)
+    assert both.check(booted(**old_runs)) is None
+    assert (both.check(booted(**new_runs)) is not None) is alike
+    assert (both.same, both.alike) == (same, alike)
+
+
+def test_the_same_settings_on_other_software_are_something_to_compare():
+    """Two images are two servers, whatever their flags."""
+    (target,) = select(Request(gpu=GB10, servers=("study-2",), workloads=("decode",)))
+    launcher = target.server.launcher.model_copy(update={"image": "another"})
+    server = target.server.model_copy(
+        update={"launcher": launcher, "args": {**target.server.args, "a": True}}
+    )
+    both = Compared.of(target, replace(target, server=server))
+    assert [both.check(booted(a=True)) for _ in range(2)] == [None, None]
+    assert both.same == ()
 
 
 FILE = "E=256,N=512,device_name=NVIDIA_GB10.json"
