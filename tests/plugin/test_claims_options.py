@@ -139,12 +139,13 @@ BROKEN = "[claims.mine]\nextends = 'slow-is-slow'\nexpect = [{ workload = 'singl
         ("-m", "claims", "-k", "mine"),
         ("-m", "claims or kernels", "-k", "mine"),
         ("-m", "", "tests/test_asked.py", "-k", "mine"),
+        ("-m", "", "tests/test_asked.py::test_claim[slow-is-fast]"),
         ("-m", "claims", "-k", "mine", "-n", "1"),
     ],
-    ids=["a sound one", "the broken one", "among others", "by path", "xdist"],
+    ids=["a sound one", "the broken one", "among others", "by path", "by id", "xdist"],
 )
 def test_a_mistake_in_a_claim_is_told_under_k(claiming, chosen):
-    """Whatever -k names, a session that asks for claims hears of the mistake in one."""
+    """Whatever -k or an id names, a session that asks for claims hears of the mistake in one."""
     toml = claiming.path / "perfgate.toml"
     toml.write_text(toml.read_text() + BROKEN)
     said = claiming.refused(*chosen)
