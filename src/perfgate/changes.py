@@ -30,7 +30,7 @@ class ChangeSpec(Record):
     calls: int = Field(default=1, ge=1)
     """Of the kernel in one step: the layers that have it."""
     steps: Literal["all", "prefill", "decode"] = "all"
-    """Which engine steps call it: those with more tokens than there are streams are taken for prefill, the others for decode."""
+    """Which engine steps call it: those with more tokens than all streams can decode are taken for prefill, the others for decode."""
     processes: int = Field(default=4, ge=2)
     """Fresh processes a side in which the kernel is timed, interleaved; they are its replicates."""
     pairs: int | None = Field(default=None, ge=2)

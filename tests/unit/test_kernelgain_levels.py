@@ -12,7 +12,7 @@ from perfgate.experiment.kernelgain import (
     judge_workload,
     load_change,
 )
-from perfgate.iterations import bucket_name, iterations
+from perfgate.iterations import bucket_name
 from perfgate.kernelgain import share_of_time
 from perfgate.records import BootRecord, Fingerprint, Measurement, RunRecord
 from perfgate.report import kernelgain as report
@@ -85,8 +85,8 @@ OLD = (1.0, 1.005, 0.995, 1.0)
 
 def judged(new: tuple[float, ...], *, speedup: float = 2.0, calls: int = 10):
     old = measurement(*OLD)
-    steps = iterations([dict(run.server) for boot in old.boots for run in boot.runs])
     change = CHANGE.model_copy(update={"calls": calls})
+    steps = _called(change, TARGET, old.boots)
     return judge_workload(TARGET, old, measurement(*new), steps, times(speedup), change=change)
 
 
@@ -129,7 +129,7 @@ def test_more_kernel_time_than_there_was_is_an_error():
 def test_a_kernel_that_was_not_timed_leaves_what_serving_shows():
     """Without times there is no promise, but a server that gets slower by 10% still backfires, and the tables say what is missing."""
     old, new = measurement(*OLD), measurement(1.1, 1.102, 1.098, 1.1)
-    steps = iterations([dict(run.server) for boot in old.boots for run in boot.runs])
+    steps = _called(CHANGE, TARGET, old.boots)
     found = judge_workload(TARGET, old, new, steps, {}, change=CHANGE)
     assert found.kernel is None
     assert {gain.arrival for gain in found.gains} == {"backfires"}

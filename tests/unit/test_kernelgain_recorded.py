@@ -1,4 +1,8 @@
-"""Both levels of a change as an H100 measured them: its steps, kernel times and boots, judged again from the recording."""
+"""Both levels of a change as an H100 measured them: its steps, kernel times and boots, judged again from the recording.
+
+When it was recorded, decode and prefill were placed together, and the kernel was timed at 11 tokens for decode steps of 16. A bucket's
+times stand for its steps here, wherever they are placed today.
+"""
 
 from pathlib import Path
 
@@ -24,8 +28,10 @@ def judged(recorded):
     """What the mechanism says of the recorded boots and times today, by workload."""
     change = load_catalogue("changes")["moe-tiles-8l"].parse(ChangeSpec)
     (kept,) = recorded.findings.changes
-    times = {
-        kernel.tokens: (kernel.old, kernel.new) for workload in kept.workloads for kernel in workload.kernel
+    timed = {
+        (workload.workload, kernel.fewest): (kernel.old, kernel.new)
+        for workload in kept.workloads
+        for kernel in workload.kernel
     }
     found = {}
     for target in select(
@@ -37,6 +43,7 @@ def judged(recorded):
             key=lambda one: len(one.server["env"]),
         )
         steps = _called(change, target, old.boots)
+        times = {size.tokens: timed[name, size.lower] for size in steps.sizes}
         found[name] = judge_workload(target, old, new, steps, times, change=change)
     return found
 
@@ -61,3 +68,11 @@ def test_a_gain_at_prefill_sizes_reaches_ttft_and_no_decode_step(judged):
     assert contention["mean_ttft_ms"].measured.upper < -0.3
     assert contention["mean_tpot_ms"].arrival == "undecided"
     assert contention["mean_tpot_ms"].kernel.lower < 1.001
+
+
+def test_decode_steps_of_sixteen_streams_had_sixteen_tokens(judged):
+    """The recording's 2,040 steps of 9 to 16 tokens generated 16 each: 32 requests of 512 tokens in each of two boots."""
+    sizes = {size.lower: size for size in judged["contention-brief"].iterations.sizes}
+    assert (sizes[9].tokens, sizes[9].steps, sizes[9].decode) == (16, 2040, True)
+    assert judged["contention-brief"].iterations.fits
+    assert {size.lower for size in sizes.values() if size.decode} == {2, 9}

@@ -16,11 +16,12 @@ from perfgate.autotune.question import Question, cell
 from perfgate.catalogue import load_catalogue
 from perfgate.changes import ChangeSpec
 from perfgate.claims import Side
+from perfgate.diagnosis import RUNNING_PEAK
 from perfgate.errors import CoverageError, InputError, ServerError
 from perfgate.experiment.claims import DEFAULT_PAIRS, missing_files, side_targets
 from perfgate.experiment.interleaved import SideRun, differing, run_rounds
 from perfgate.findings import ChangedMetric, ChangedWorkload, ChangeFinding, Estimate, KernelTimes
-from perfgate.iterations import BatchSize, Iterations, iterations
+from perfgate.iterations import BatchSize, Decoding, Iterations, iterations
 from perfgate.kernelgain import (
     Gain,
     KernelLevel,
@@ -33,7 +34,7 @@ from perfgate.kernelgain import (
 )
 from perfgate.lease import lease_devices
 from perfgate.metrics import METRICS
-from perfgate.records import BootRecord, Measurement
+from perfgate.records import BootRecord, Measurement, RunRecord
 from perfgate.selection import CPU, Target, user_files
 from perfgate.server import LocalLauncher
 from perfgate.statistics.planning import abba
@@ -46,6 +47,8 @@ if TYPE_CHECKING:
 SERVING = ("output_throughput", "mean_tpot_ms", "mean_ttft_ms")
 _INHERITED = ("PYTHONPATH", "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER")
 """What `ask` takes out of a child's environment although a server has it."""
+_GENERATED = "vllm:generation_tokens_total"
+_DRAFTS = ("vllm:spec_decode_num_draft_tokens_total", "vllm:spec_decode_num_accepted_tokens_total")
 
 Times = Mapping[int, tuple[Sequence[float], Sequence[float]]]
 """Old and new seconds of one call by tokens; one value a process."""
@@ -200,7 +203,7 @@ def finding(
         workloads=tuple(
             ChangedWorkload(
                 workload=one.workload,
-                exact=one.iterations.exact,
+                exact=one.iterations.fits,
                 kernel=_kernel_times(one, times),
                 metrics=tuple(_changed(gain) for gain in one.gains),
             )
@@ -249,14 +252,52 @@ def _estimate(found: Range, shift: float = 0.0) -> Estimate:
 
 def _called(change: ChangeSpec, target: Target, boots: Sequence[BootRecord]) -> Iterations:
     """The engine steps that call the kernel."""
-    found = iterations(_counted(boots))
-    streams = target.workload.concurrency or target.workload.max_concurrency or 0
+    runs = [run for boot in boots for run in boot.valid_runs()]
+    found = iterations([run.server for run in runs], _decoding(target, runs))
     kept = {
         "all": found.sizes,
-        "prefill": tuple(size for size in found.sizes if size.tokens > streams),
-        "decode": tuple(size for size in found.sizes if size.tokens <= streams),
+        "prefill": tuple(size for size in found.sizes if not size.decode),
+        "decode": tuple(size for size in found.sizes if size.decode),
     }[change.steps]
     return replace(found, sizes=kept)
+
+
+def _decoding(target: Target, runs: Sequence[RunRecord]) -> Decoding:
+    """What workload, client and server say of decode steps.
+
+    A request gets 1 + accepted tokens from each decode step that it is in, so generated − requests − accepted is how often requests were
+    in one; drafts over that are what a step computes beside.
+
+    Raises:
+        InputError: it is not known how many requests decode together.
+    """
+    workload = target.workload
+    peak = max((run.server.get(RUNNING_PEAK, 0.0) for run in runs), default=0.0)
+    streams = workload.concurrency or round(peak) or workload.max_concurrency
+    if not streams:
+        raise InputError(
+            "how many requests decode together is not known, so decode steps cannot be told from prefill",
+            remedy="Give the workload a concurrency or a max_concurrency.",
+        )
+    requests = math.fsum(run.requests or 0 for run in runs)
+    tokens = max(0.0, math.fsum(map(_generated, runs)) - requests)
+    drafted, accepted = (math.fsum(run.server.get(name, 0.0) for run in runs) for name in _DRAFTS)
+    turns = tokens - accepted
+    if not drafted or turns <= 0:
+        return Decoding(streams=streams, tokens=tokens, requests=requests)
+    return Decoding(
+        streams=streams,
+        tokens=tokens,
+        requests=requests,
+        computed=1 + drafted / turns,
+        gained=tokens / turns,
+    )
+
+
+def _generated(run: RunRecord) -> float:
+    """Tokens, as the server counted them; where it did not, as the client did: its tok/s times its seconds."""
+    counted = run.server.get(_GENERATED)
+    return counted or run.metrics.get("output_throughput", 0.0) * (run.duration_s or 0.0)
 
 
 def judge_workload(
@@ -277,9 +318,8 @@ def judge_workload(
         [_kernel_seconds(_called(change, target, [boot]).sizes, times, calls) for boot in boots],
         [math.fsum(run.duration_s or 0.0 for run in boot.valid_runs()) for boot in boots],
     )
-    streams = target.workload.concurrency or target.workload.max_concurrency or 0
-    decode = [size for size in steps.sizes if size.tokens <= streams]
-    prefill = [size for size in steps.sizes if size.tokens > streams]
+    decode = [size for size in steps.sizes if size.decode]
+    prefill = [size for size in steps.sizes if not size.decode]
     gains = [
         _gain(target, "output_throughput", old, new, kernel.speedup, share),
         _part(target, "mean_tpot_ms", old, new, decode, times, calls),
@@ -412,10 +452,6 @@ def _kernel_seconds(sizes: Sequence[BatchSize], times: Times, calls: int) -> flo
         old = times[nearest][0]
         total += size.steps * calls * math.fsum(old) / len(old)
     return total
-
-
-def _counted(boots: Sequence[BootRecord]) -> list[dict[str, float]]:
-    return [dict(run.server) for boot in boots for run in boot.valid_runs()]
 
 
 def _targets(suite: Suite, change: ChangeSpec, side: Side) -> tuple[Target, ...]:

@@ -1,0 +1,103 @@
+"""Which engine steps are decode, and the kernel's share of each serving metric."""
+
+import pytest
+
+from perfgate.changes import ChangeSpec
+from perfgate.errors import InputError
+from perfgate.experiment.kernelgain import _called
+from perfgate.iterations import HISTOGRAM, bucket_name
+from perfgate.records import BootRecord, Fingerprint, Measurement, RunRecord
+from perfgate.selection import Request, select
+
+EDGES = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
+DRAFTED, ACCEPTED = (f"vllm:spec_decode_num_{what}_tokens_total" for what in ("draft", "accepted"))
+
+
+def counted(*steps: tuple[int, int], **more: float) -> dict[str, float]:
+    """The counters of a server that made these steps: tokens, and how often."""
+    found = {bucket_name(f"{edge}.0"): float(sum(n for size, n in steps if size <= edge)) for edge in EDGES}
+    found[bucket_name("+Inf")] = float(sum(n for _, n in steps))
+    found[f"{HISTOGRAM}_sum"] = float(sum(size * n for size, n in steps))
+    return {**found, **more}
+
+
+def workload(name: str):
+    """A shipped workload on a server of the study."""
+    return select(Request(gpu="gb10", servers=("production-v2",), workloads=(name,)))[0]
+
+
+def change(**more) -> ChangeSpec:
+    """A change of a kernel."""
+    entry = {"name": "c", "text": "t", "workloads": ["prefill"], "kernel": "a:b", **more}
+    return ChangeSpec.model_validate({"old": {"server": "a"}, "new": {"server": "b"}, **entry}, strict=False)
+
+
+def measured(target, servers, *, requests, tokens, seconds=100.0, tpot=10.0, ttft=900.0, factors=()):
+    """A boot each, slower by its factor, of a run with these counters."""
+    return Measurement(
+        cell=target.cell,
+        fingerprint=Fingerprint(),
+        server={},
+        workload=target.workload.model_dump(mode="json"),
+        boots=tuple(
+            BootRecord(
+                id=f"boot-{number}",
+                runs=(
+                    RunRecord(
+                        requests=requests,
+                        duration_s=seconds * factor,
+                        metrics={
+                            "output_throughput": tokens / (seconds * factor),
+                            "mean_tpot_ms": tpot * factor,
+                            "mean_ttft_ms": ttft * factor,
+                        },
+                        server=server,
+                    ),
+                ),
+            )
+            for number, (server, factor) in enumerate(
+                zip(servers, factors or [1.0] * len(servers), strict=True)
+            )
+        ),
+    )
+
+
+@pytest.mark.parametrize(("steps", "sizes"), [("decode", [(4, 2016)]), ("prefill", [(8196, 32)])])
+def test_decode_steps_of_a_prefill_workload_are_decode_steps(steps, sizes):
+    """Four streams and prompts of 8,192 tokens: the 2,016 steps of four tokens are decode, and only the prompts are prefill."""
+    target = workload("prefill")
+    old = measured(target, [counted((8196, 32), (4, 2016))] * 2, requests=32, tokens=32 * 256)
+    found = _called(change(steps=steps), target, old.boots)
+    assert found.fits
+    assert [(size.tokens, size.steps / 2) for size in found.sizes] == sizes
+
+
+def test_the_tokens_of_the_server_count_before_those_of_the_client():
+    """Where the server counts what it generated, a client's rate that says otherwise moves no step."""
+    target = workload("prefill")
+    server = counted((8193, 32), (4, 2040)) | {"vllm:generation_tokens_total": 32 * 256.0}
+    old = measured(target, [server], requests=32, tokens=1.0)
+    assert _called(change(steps="decode"), target, old.boots).sizes[0].tokens == 4
+
+
+def test_drafted_and_accepted_tokens_say_what_a_step_computes():
+    """Sixteen streams, three drafts of which 1.5 are accepted: steps that generate 40 tokens are decode and compute 64."""
+    target, turns = workload("contention"), 16 * 600
+    server = counted((8193, 16), (36, 300), (44, 300)) | {DRAFTED: 3.0 * turns, ACCEPTED: 1.5 * turns}
+    old = measured(target, [server], requests=256, tokens=256 + 2.5 * turns)
+    found = _called(change(steps="decode"), target, old.boots)
+    assert [(size.tokens, size.steps) for size in found.sizes] == [(64, 600)]
+    assert found.gained == pytest.approx(2.5)
+
+
+def test_an_open_loop_decodes_as_many_requests_as_were_seen_running():
+    """Without a concurrency the largest sampled number of running requests stands for the streams; without that it is an error."""
+    target = workload("prefill")
+    free = target.workload.model_copy(update={"concurrency": None, "max_concurrency": None})
+    target = type(target)(**{**vars(target), "workload": free})
+    server = counted((8193, 32), (4, 2040))
+    old = measured(target, [server | {"running_peak": 4.0}], requests=32, tokens=32 * 256)
+    assert [size.tokens for size in _called(change(steps="decode"), target, old.boots).sizes] == [4]
+    unseen = measured(target, [server], requests=32, tokens=32 * 256)
+    with pytest.raises(InputError, match="how many requests decode together"):
+        _called(change(), target, unseen.boots)
