@@ -275,34 +275,44 @@ def _exp(value: float) -> float:
 
 
 def share_of_time(
-    kernel_s: Sequence[float], serving_s: Sequence[float], *, confidence: float = 0.975
+    kernel_s: Sequence[float],
+    serving_s: Sequence[float],
+    *,
+    what: str = "serving time",
+    confidence: float = 0.975,
 ) -> Range:
-    """The kernel's share of the serving time, from boots of the old side: a t interval of log(share), cut at 1.
+    """The kernel's share f of the serving time, from boots of the old side: a t interval over boots, cut at 0 and 1.
+
+    The interval is of log f, because the shares of boots differ by factors. With a boot whose steps never called the kernel, log f does
+    not exist, and the interval is of f itself; all such boots have a share of 0.
 
     Args:
         kernel_s: seconds in the kernel, a boot each: steps of its runs × time of a call × calls a step.
-        serving_s: seconds that these runs took.
+        serving_s: seconds that these runs took, above 0.
+        what: the serving time that it is a share of, for the message of an error.
         confidence: two-sided; see the module.
 
     Raises:
-        InputError: boots that differ in number, no boot, or more time in the kernel than there was (by more than a tenth, which the
-            clock and the sizes within a bucket may be off).
+        InputError: boots that differ in number, no boot, a boot that took no time, or more time in the kernel than there was (by more
+            than a tenth, which the clock and the sizes within a bucket may be off).
     """
     if not kernel_s or len(kernel_s) != len(serving_s):
         raise InputError(f"{len(kernel_s)} boots with kernel times, {len(serving_s)} with serving times")
-    logs = [math.log(kernel / serving) for kernel, serving in zip(kernel_s, serving_s, strict=True)]
-    estimate = math.fsum(logs) / len(logs)
-    if math.exp(estimate) > 1.1:
+    if not all(serving > 0 for serving in serving_s):
+        raise InputError(f"a boot whose {what} is not above 0 s has no share of it")
+    shares = [kernel / serving for kernel, serving in zip(kernel_s, serving_s, strict=True)]
+    logs = all(share > 0 for share in shares)
+    values = [math.log(share) for share in shares] if logs else shares
+    mean = math.fsum(values) / len(values)
+    half = math.inf
+    if len(values) > 1:
+        variance = math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
+        quantile = float(student_quantile(1 - (1 - confidence) / 2, len(values) - 1))
+        half = quantile * math.sqrt(variance / len(values))
+    estimate, lower, upper = ((_exp(value) if logs else value) for value in (mean, mean - half, mean + half))
+    if estimate > 1.1:
         raise InputError(
-            f"the kernel would take {math.exp(estimate):.0%} of the serving time",
+            f"the kernel would take {estimate:.0%} of the {what}",
             remedy="Check how often a step calls it (calls), and that it was timed on the GPU that served.",
         )
-    if len(logs) < 2:
-        return Range(estimate=min(1.0, math.exp(estimate)), lower=0.0, upper=1.0)
-    variance = math.fsum((value - estimate) ** 2 for value in logs) / (len(logs) - 1)
-    half = float(student_quantile(1 - (1 - confidence) / 2, len(logs) - 1)) * math.sqrt(variance / len(logs))
-    return Range(
-        estimate=min(1.0, math.exp(estimate)),
-        lower=min(1.0, math.exp(estimate - half)),
-        upper=min(1.0, _exp(estimate + half)),
-    )
+    return Range(estimate=min(1.0, estimate), lower=min(1.0, max(0.0, lower)), upper=min(1.0, upper))

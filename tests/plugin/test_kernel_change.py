@@ -55,3 +55,19 @@ def test_a_kernel_and_its_serving_are_measured_and_connected(changing, spread):
     tpot = {metric["metric"]: metric for metric in workload["metrics"]}["mean_tpot_ms"]
     assert tpot["arrival"] == "reaches serving"
     assert tpot["serving"]["lower"] < tpot["serving"]["estimate"] == pytest.approx(-0.66, abs=0.05)
+
+
+def test_serving_is_judged_although_the_server_counts_no_steps(changing):
+    """A vLLM without the histogram of engine steps: the kernel cannot be timed and the table says why, the verdict on serving is kept."""
+    toml = changing.path / "perfgate.toml"
+    toml.write_text(toml.read_text().replace("{ fake-tpot-ms", "{ fake-no-steps = true, fake-tpot-ms"))
+    result = changing.pytest("-m", "kernels", "-p", "benchmark", "--kernel-change", "half")
+    (found,) = changing.session()["findings"]["changes"]
+    assert found["problem"].startswith("single: no engine step is counted in vllm:iteration_tokens_total")
+    (workload,) = found["workloads"]
+    assert not workload.get("kernel")
+    tpot = {metric["metric"]: metric for metric in workload["metrics"]}["mean_tpot_ms"]
+    assert tpot["serving"]["estimate"] == pytest.approx(-0.66, abs=0.05)
+    assert (tpot.get("expected"), tpot.get("share")) == (None, None)
+    outcomes = result.parseoutcomes()
+    assert outcomes.get("passed", 0) + outcomes.get("skipped", 0) == 1

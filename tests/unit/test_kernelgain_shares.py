@@ -4,8 +4,9 @@ import pytest
 
 from perfgate.changes import ChangeSpec
 from perfgate.errors import InputError
-from perfgate.experiment.kernelgain import _called
+from perfgate.experiment.kernelgain import _called, judge_workload
 from perfgate.iterations import HISTOGRAM, bucket_name
+from perfgate.kernelgain import share_of_time
 from perfgate.records import BootRecord, Fingerprint, Measurement, RunRecord
 from perfgate.selection import Request, select
 
@@ -101,3 +102,25 @@ def test_an_open_loop_decodes_as_many_requests_as_were_seen_running():
     unseen = measured(target, [server], requests=32, tokens=32 * 256)
     with pytest.raises(InputError, match="how many requests decode together"):
         _called(change(), target, unseen.boots)
+
+
+def test_a_boot_whose_steps_never_called_the_kernel_has_a_share_of_zero():
+    """In one of three boots all prefills came from the prefix cache: the share is between the boots', and the verdict is one."""
+    target = workload("decode")
+    prefills, none = counted((513, 20), (1, 10220)), counted((1, 10240))
+    old = measured(target, [prefills, prefills, none], requests=20, tokens=20 * 512, seconds=20.0)
+    prefill = change(steps="prefill", calls=10)
+    called = _called(prefill, target, old.boots)
+    times = {513: ([2e-3, 2.01e-3, 2e-3, 1.99e-3], [1e-3, 1.01e-3, 1e-3, 0.99e-3])}
+    rate = judge_workload(target, old, old, called, times, change=prefill).gains[0]
+    assert rate.share.estimate == pytest.approx((0.02 + 0.02 + 0) / 3, rel=0.01)
+    assert rate.share.lower == 0
+    assert rate.expected.estimate == pytest.approx(-rate.share.estimate / 2, rel=0.02)
+
+
+def test_no_step_in_any_boot_is_a_share_of_zero():
+    """Boots without a call have a share of exactly 0; a boot that took no time has none and is an error."""
+    found = share_of_time([0.0, 0.0], [10.0, 11.0])
+    assert (found.estimate, found.lower, found.upper) == (0.0, 0.0, 0.0)
+    with pytest.raises(InputError, match="not above 0 s"):
+        share_of_time([1.0, 1.0], [10.0, 0.0])

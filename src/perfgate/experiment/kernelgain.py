@@ -133,7 +133,7 @@ def measure_change(
 
     Raises:
         ServerError: a side does not boot, does not run as asked, or cannot be believed.
-        InputError: no histogram of engine steps, or a server whose kernels cannot be timed from here.
+        InputError: a server whose kernels cannot be timed from here.
     """
     before, after = _targets(suite, change, change.old), _targets(suite, change, change.new)
     old = SideRun(targets=before, watched=differing(before[0].server, after[0].server))
@@ -160,23 +160,29 @@ def measure_change(
         if reason is not None or not side.measured:
             raise ServerError(f"change {change.name}, {words} side: {reason or 'nothing was measured'}")
     suite.lab.close()
-    steps = {
-        target.cell.workload: _called(change, target, old.measured[target.cell.workload].boots)
-        for target in before
-    }
+    steps: dict[str, Iterations] = {}
+    problems: list[str] = []
+    for target in before:
+        name = target.cell.workload
+        try:
+            steps[name] = _called(change, target, old.measured[name].boots)
+        except InputError as error:
+            # Serving is judged all the same: its boots were measured.
+            problems.append(f"{name}: {error}")
+            steps[name] = Iterations(sizes=(), tokens=0.0, fits=False)
     sizes = sorted({size.tokens for found in steps.values() for size in found.sizes})
     times: Times = {}
-    problem = ""
-    with lease_devices(suite.lab.settings.devices, 1) as leased:
-        suite.announce(
-            f"change {change.name}: timing {change.kernel} at {', '.join(map(str, sizes)) or 'no'} tokens"
-        )
-        try:
-            device = None if leased == (CPU,) else leased[0]
-            times = bench(change, (before[0], after[0]), sizes, device=device) if sizes else {}
-        except CoverageError as error:
-            # What the servers showed is not lost with it.
-            problem = str(error)
+    if sizes:
+        with lease_devices(suite.lab.settings.devices, 1) as leased:
+            suite.announce(
+                f"change {change.name}: timing {change.kernel} at {', '.join(map(str, sizes))} tokens"
+            )
+            try:
+                device = None if leased == (CPU,) else leased[0]
+                times = bench(change, (before[0], after[0]), sizes, device=device)
+            except CoverageError as error:
+                # What the servers showed is not lost with it.
+                problems.append(str(error))
     workloads: list[WorkloadGain] = []
     for target in before:
         name = target.cell.workload
@@ -184,10 +190,10 @@ def measure_change(
         try:
             found = judge_workload(target, *sides, steps[name], times, change=change)
         except InputError as error:
-            problem = problem or f"{name}: {error}"
+            problems.append(f"{name}: {error}")
             found = judge_workload(target, *sides, steps[name], {}, change=change)
         workloads.append(found)
-    return finding(change, suite.gpu, workloads, times, problem=problem)
+    return finding(change, suite.gpu, workloads, times, problem="; ".join(problems))
 
 
 def finding(

@@ -35,6 +35,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--fake-config", type=json.loads, default={}, help="a table; its tpot_ms wins")
     parser.add_argument("--fake-noise", type=float, default=0.01)
     parser.add_argument("--fake-short-output", type=int, default=0, help="leave so many tokens away")
+    parser.add_argument("--fake-no-steps", action="store_true", help="no histogram of engine steps")
     parser.add_argument("--fake-die-after", type=int, default=0, help="exit in the middle of this request")
     parser.add_argument("--hf-overrides", type=json.loads)
     parser.add_argument("--otlp-traces-endpoint")
@@ -77,6 +78,8 @@ class State:
 
     def iterations(self) -> str:
         """Steps by their tokens: each request is a prefill of its prompt, each token but its first a decode step of its own."""
+        if self.options.fake_no_steps:
+            return ""
         decode, name = self.generated - self.requests, "vllm:iteration_tokens_total"
         lines = [f"# TYPE {name} histogram"]
         for edge, below in (("1.0", decode), ("8.0", decode), ("16.0", decode + self.requests)):
