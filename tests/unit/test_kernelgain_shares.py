@@ -9,6 +9,7 @@ from perfgate.iterations import HISTOGRAM, bucket_name
 from perfgate.kernelgain import share_of_time
 from perfgate.records import BootRecord, Fingerprint, Measurement, RunRecord
 from perfgate.selection import Request, select
+from perfgate.server.api import parse_counters
 
 EDGES = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 DRAFTED, ACCEPTED = (f"vllm:spec_decode_num_{what}_tokens_total" for what in ("draft", "accepted"))
@@ -124,3 +125,66 @@ def test_no_step_in_any_boot_is_a_share_of_zero():
     assert (found.estimate, found.lower, found.upper) == (0.0, 0.0, 0.0)
     with pytest.raises(InputError, match="not above 0 s"):
         share_of_time([1.0, 1.0], [10.0, 0.0])
+
+
+TIMES = {1: ([1e-4] * 4, [5e-5] * 4), 2: ([1e-4] * 4, [5e-5] * 4), 513: ([2e-3] * 4, [2e-3] * 4)}
+"""Seconds of one call, old and new: decode twice as fast, prefill as it was."""
+
+
+def shares(servers, **more):
+    """By metric; 20 requests of 512 tokens in 20 s at one stream, ten calls a step."""
+    target, ten = workload("decode"), change(calls=10)
+    old = measured(
+        target, servers, **{"requests": 20, "tokens": 20 * 512, "seconds": 20.0, "tpot": 1.8, **more}
+    )
+    found = judge_workload(target, old, old, _called(ten, target, old.boots), TIMES, change=ten)
+    return {gain.metric: gain.share for gain in found.gains}
+
+
+def page(engines: int) -> str:
+    """A metrics page of engines that made 20 prefills and 10,220 decode steps each."""
+    lines = ["# TYPE vllm:iteration_tokens_total histogram"]
+    for engine in range(engines):
+        for edge, steps in (("1.0", 10220), ("512.0", 10220), ("1024.0", 10240), ("+Inf", 10240)):
+            lines.append(f'vllm:iteration_tokens_total_bucket{{engine="{engine}",le="{edge}"}} {steps}')
+        lines.append(f'vllm:iteration_tokens_total_count{{engine="{engine}"}} 10240')
+        lines.append(f'vllm:iteration_tokens_total_sum{{engine="{engine}"}} {10220 + 20 * 513}')
+    return "\n".join(lines) + "\n"
+
+
+def test_engines_that_work_at_the_same_time_share_the_time():
+    """Two engines that each do in 20 s what one does spend the same share of it in the kernel, not twice as much."""
+    one = shares([parse_counters(page(1))] * 2)
+    two = shares([parse_counters(page(2))] * 2, requests=40, tokens=40 * 512)
+    assert one["output_throughput"].estimate == pytest.approx((10.22 + 0.4) / 20, rel=0.01)
+    for metric, share in one.items():
+        assert two[metric].estimate == pytest.approx(share.estimate, rel=0.01)
+
+
+def test_with_accepted_drafts_a_step_takes_longer_than_a_tpot():
+    """1.6 tokens a step at a TPOT of 1.25 ms are steps of 2 ms, of which ten calls of 0.1 ms are half, not four fifths."""
+    turns = 20 * 511 / 1.6
+    drafts = {DRAFTED: turns, ACCEPTED: 0.6 * turns}
+    server = counted((1, round(0.4 * turns)), (2, round(0.6 * turns)), (513, 20)) | drafts
+    assert shares([server] * 2, tpot=1.25)["mean_tpot_ms"].estimate == pytest.approx(0.5, rel=0.01)
+
+
+def test_shares_of_tpot_and_ttft_have_intervals_over_boots():
+    """Boots that differ by 2% leave the share of TPOT as uncertain as that of tok/s, and TTFT's least share is that of the slow boots."""
+    found = shares([counted((1, 10220), (513, 20))] * 3, ttft=40.0, factors=(0.98, 1.0, 1.02))
+    rate, tpot, ttft = (found[name] for name in ("output_throughput", "mean_tpot_ms", "mean_ttft_ms"))
+    assert tpot.estimate == pytest.approx(1 / 1.8, rel=0.01)
+    assert tpot.upper / tpot.lower == pytest.approx(rate.upper / rate.lower, rel=1e-6)
+    assert tpot.lower < tpot.estimate < tpot.upper
+    assert ttft.estimate == pytest.approx(0.5, rel=0.01)
+    assert ttft.lower < ttft.estimate < ttft.upper == 1.0
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [({"tpot": 0.8}, "125% of the time of its decode steps"), ({"ttft": 10.0}, "200% of the time to first")],
+)
+def test_more_kernel_than_tpot_or_ttft_is_an_error(more, message):
+    """A kernel that would take longer than the decode steps or the first tokens that it is part of is refused, not cut to 100%."""
+    with pytest.raises(InputError, match=message):
+        shares([counted((1, 10220), (513, 20))] * 2, **more)

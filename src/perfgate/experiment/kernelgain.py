@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 SERVING = ("output_throughput", "mean_tpot_ms", "mean_ttft_ms")
 _INHERITED = ("PYTHONPATH", "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER")
 """What `ask` takes out of a child's environment although a server has it."""
+_OF = {"mean_tpot_ms": "time of its decode steps", "mean_ttft_ms": "time to first tokens"}
 _GENERATED = "vllm:generation_tokens_total"
 _DRAFTS = ("vllm:spec_decode_num_draft_tokens_total", "vllm:spec_decode_num_accepted_tokens_total")
 
@@ -311,27 +312,58 @@ def judge_workload(
 ) -> WorkloadGain:
     """Both levels of one workload, and a verdict for each primary metric.
 
-    The share of the whole run counts for tok/s. For TPOT it is the share of decode steps (no more tokens than streams), each of which
-    takes one TPOT. A TTFT also waits for other prefills, so the kernel's own prefill time over it is only the least its share can be.
+    The kernel's share is its seconds over those of the metric, a boot each (`share_of_time`):
+
+    * tok/s: all its steps over engines × seconds of the runs, because with data parallelism engines make steps at the same time;
+    * TPOT: its decode steps over what these took; with g tokens from a step for a request (1, and the accepted drafts), g × TPOT each;
+    * TTFT: its prefill steps over requests × TTFT. A TTFT also waits for other prefills, so this is only the least its share can be.
+
+    Raises:
+        InputError: more time in the kernel than there was, or a size without times.
     """
     calls = change.calls
     if not times or not steps.sizes:
         bare = [_gain(target, metric, old, new, None, None) for metric in SERVING]
         return WorkloadGain(workload=target.cell.workload, iterations=steps, kernel=None, gains=tuple(bare))
     kernel = kernel_level(steps.sizes, times, calls=calls)
-    boots = [boot for boot in old.boots if boot.valid_runs()]
+    boots = [(boot, _called(change, target, [boot])) for boot in old.boots if boot.valid_runs()]
     share = share_of_time(
-        [_kernel_seconds(_called(change, target, [boot]).sizes, times, calls) for boot in boots],
-        [math.fsum(run.duration_s or 0.0 for run in boot.valid_runs()) for boot in boots],
+        [_kernel_seconds(called.sizes, times, calls) for _, called in boots],
+        [
+            called.engines * math.fsum(run.duration_s or 0.0 for run in boot.valid_runs())
+            for boot, called in boots
+        ],
     )
-    decode = [size for size in steps.sizes if size.decode]
-    prefill = [size for size in steps.sizes if not size.decode]
-    gains = [
-        _gain(target, "output_throughput", old, new, kernel.speedup, share),
-        _part(target, "mean_tpot_ms", old, new, decode, times, calls),
-        _part(target, "mean_ttft_ms", old, new, prefill, times, calls),
-    ]
+    gains = [_gain(target, "output_throughput", old, new, kernel.speedup, share)]
+    for metric, decode in (("mean_tpot_ms", True), ("mean_ttft_ms", False)):
+        sizes = [size for size in steps.sizes if size.decode is decode]
+        spent = [_spent(boot, called, metric, times, calls) for boot, called in boots]
+        known = [(part, whole) for part, whole in spent if whole > 0]
+        if not sizes or not known:
+            gains.append(_gain(target, metric, old, new, None, None))
+            continue
+        part = share_of_time(*zip(*known, strict=True), what=_OF[metric])
+        if not decode:
+            part = replace(part, upper=1.0)
+        level = kernel_level(sizes, times, calls=calls)
+        gains.append(_gain(target, metric, old, new, level.speedup, part))
     return WorkloadGain(workload=target.cell.workload, iterations=steps, kernel=kernel, gains=tuple(gains))
+
+
+def _spent(
+    boot: BootRecord, called: Iterations, metric: str, times: Times, calls: int
+) -> tuple[float, float]:
+    """Seconds in the kernel, and of the serving that it is a part of: decode steps for TPOT, first tokens for TTFT; 0 where unknown."""
+    runs = [run for run in boot.valid_runs() if metric in run.metrics]
+    mean = math.fsum(run.metrics[metric] for run in runs) / len(runs) / 1e3 if runs else 0.0
+    decode = metric == "mean_tpot_ms"
+    sizes = [size for size in called.sizes if size.decode is decode]
+    whole = (
+        math.fsum(size.steps for size in sizes) * called.gained
+        if decode
+        else math.fsum(run.requests or 0 for run in boot.valid_runs())
+    )
+    return _kernel_seconds(sizes, times, calls), whole * mean
 
 
 def bench_kernel(
@@ -403,30 +435,6 @@ def _facts(target: Target) -> dict[str, Any]:
     except InputError:
         facts["cell"] = None
     return facts
-
-
-def _part(
-    target: Target,
-    metric: str,
-    old: Measurement,
-    new: Measurement,
-    sizes: Sequence[BatchSize],
-    times: Times,
-    calls: int,
-) -> Gain:
-    values = [value for boot in old.replicates(metric) for value in boot]
-    if not sizes or not values:
-        return _gain(target, metric, old, new, None, None)
-    level = kernel_level(sizes, times, calls=calls)
-    each = math.fsum(values) / len(values) / 1e3
-    if metric == "mean_tpot_ms":
-        least = min(1.0, level.seconds_old / (math.fsum(size.steps for size in sizes) * each))
-        share = Range(estimate=least, lower=least, upper=least)
-    else:
-        requests = sum(run.requests or 0 for boot in old.boots for run in boot.valid_runs())
-        least = min(1.0, level.seconds_old / (requests * each)) if requests else 0.0
-        share = Range(estimate=least, lower=least, upper=1.0)
-    return _gain(target, metric, old, new, level.speedup, share)
 
 
 def _gain(

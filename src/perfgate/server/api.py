@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 from perfgate.errors import ServerError
-from perfgate.iterations import HISTOGRAM, bucket_name
+from perfgate.iterations import HISTOGRAM, bucket_name, engine_name
 from perfgate.server.secrets import Secrets
 
 _NOT_COUNTED = ("_bucket", "_created")
@@ -116,7 +116,7 @@ def parse_counters(page: str) -> dict[str, float]:
     """Samples of a metrics page by name, summed over their labels; for ``_perc`` gauges the largest.
 
     Histogram buckets, creation times and ``_info`` samples are left out, as is everything that is no number. The one histogram whose
-    buckets are kept is that of tokens per engine step, see `perfgate.iterations`.
+    buckets are kept is that of tokens per engine step, see `perfgate.iterations`; its steps are kept by engine as well.
     """
     wanted = "\n".join(
         line
@@ -137,6 +137,9 @@ def parse_counters(page: str) -> dict[str, float]:
             counters[name] = max(counters.get(name, 0.0), value)
         else:
             counters[name] = counters.get(name, 0.0) + value
+            if name == f"{HISTOGRAM}_count" and "engine" in sample.labels:
+                own = engine_name(sample.labels["engine"])
+                counters[own] = counters.get(own, 0.0) + value
     return counters
 
 
