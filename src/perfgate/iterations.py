@@ -2,7 +2,8 @@
 
 The metrics page has a cumulative histogram of tokens per engine step, and their sum. A step counts the tokens that it generated, and the
 prompt tokens of the requests whose prefill it ended (`IterationStats` in ``vllm/v1/metrics/stats.py``): a prompt in chunks counts whole
-in the step of its last chunk, and a token that was drafted and not accepted counts nowhere.
+in the step of its last chunk, steps of its other chunks count what they generated beside it (nothing: no step), and a token that was
+drafted and not accepted counts nowhere.
 
 Within a bucket the sizes are not known; one number θ places a group of buckets: a bucket from a to b tokens stands for a^(1−θ)·b^θ tokens,
 and θ is chosen so that the group's steps add up to its tokens. Decode and prefill are two groups, each with a θ of its own, because a few
