@@ -1,8 +1,8 @@
 """Does a faster kernel make serving faster? Two levels of measurement, and what Amdahl's law connects them by.
 
 *Kernel level.* A kernel takes k_old(n) and k_new(n) seconds for a step of n tokens. Over the steps c(n) that serving really made,
-T = Σ c(n)·k(n), and the kernel's speed-up is s = T_old / T_new. With replicates r (processes, boots) of log k, the variance of log T is
-Σ w(n)²·Var(log k(n)) with the weights w(n) = c(n)·k(n)/T (delta method), and its degrees of freedom are Satterthwaite's.
+T = Σ c(n)·k(n), and the kernel's speed-up is s = T_old / T_new. One process times all sizes, and what makes it slow (clocks, placement,
+what it autotuned) makes it slow at all of them. So a process is one replicate of log T, and log s has Welch's interval over processes.
 
 *Serving level.* With f = the kernel's share of the serving time, Amdahl's law gives the new time as a fraction of the old one,
 
@@ -59,7 +59,7 @@ class KernelLevel:
 
     Attributes:
         speedup: T_old / T_new; above 1 is faster.
-        seconds_old: T_old, all steps of the runs that the sizes are of.
+        seconds_old: T_old, all steps of the runs that the sizes are of; the geometric mean over processes.
         by_size: speed-up of each batch size, without an interval of its own; by tokens.
     """
 
@@ -97,31 +97,22 @@ def kernel_level(
 
     Args:
         sizes: how many steps of how many tokens.
-        times: old and new seconds of one call, by tokens; for every size.
+        times: old and new seconds of one call, by tokens; for every size, one value a process, in the same order at each size.
         calls: of the kernel in one step (layers that have it).
         confidence: two-sided; half the error of the whole, because the share has the other half.
 
     Raises:
-        InputError: a size without times, or a time that is not above 0.
+        InputError: a size without times or not timed in all processes of its side, or a time that is not above 0.
     """
     for size in sizes:
         if size.tokens not in times or not all(times[size.tokens]):
             raise InputError(f"the kernel was not timed at {size.tokens} tokens, which serving used")
-    old = _weighted([(size.steps * calls, times[size.tokens][0]) for size in sizes])
-    new = _weighted([(size.steps * calls, times[size.tokens][1]) for size in sizes])
-    estimate = old.log_total - new.log_total
-    variance = old.variance + new.variance
-    parts = [*old.parts, *new.parts]
-    squares = math.fsum(part**2 / df for part, df in parts if df > 0)
-    df = variance**2 / squares if squares > 0 else 0.0
-    half = math.inf
-    if df > 0 and all(degrees > 0 for _, degrees in parts):
-        half = float(student_quantile(1 - (1 - confidence) / 2, df)) * math.sqrt(variance)
+    old, new = (_log_totals(sizes, times, side, calls) for side in (0, 1))
+    difference = compare(new, old)
+    lower, upper = difference.interval(confidence)
     return KernelLevel(
-        speedup=Range(
-            estimate=math.exp(estimate), lower=math.exp(estimate - half), upper=_exp(estimate + half)
-        ),
-        seconds_old=math.exp(old.log_total),
+        speedup=Range(estimate=math.exp(difference.estimate), lower=_exp(lower), upper=_exp(upper)),
+        seconds_old=math.exp(math.fsum(old) / len(old)),
         by_size={
             size.tokens: math.exp(_mean(times[size.tokens][0]) - _mean(times[size.tokens][1]))
             for size in sizes
@@ -230,37 +221,31 @@ def judge_gain(
     )
 
 
-@dataclass(frozen=True)
-class _Weighted:
-    log_total: float
-    variance: float
-    parts: list[tuple[float, int]]
-    """Each size's share of the variance and its degrees of freedom."""
-
-
-def _weighted(terms: Sequence[tuple[float, Replicates]]) -> _Weighted:
-    means = [math.exp(_mean(values)) for _, values in terms]
-    total = math.fsum(count * mean for (count, _), mean in zip(terms, means, strict=True))
-    if not total > 0:
+def _log_totals(
+    sizes: Sequence[BatchSize], times: Mapping[int, tuple[Replicates, Replicates]], side: int, calls: int
+) -> list[float]:
+    """Of each process of a side, log T; T in seconds, over all sizes."""
+    counts = {len(times[size.tokens][side]) for size in sizes}
+    if len(counts) > 1:
+        raise InputError(
+            f"the kernel was timed in {min(counts)} to {max(counts)} processes, depending on the size",
+            remedy="A process is a replicate of all sizes together: time every size in each of them.",
+        )
+    for size in sizes:
+        _mean(times[size.tokens][side])
+    totals = [
+        math.fsum(size.steps * calls * times[size.tokens][side][process] for size in sizes)
+        for process in range(max(counts, default=0))
+    ]
+    if not totals or min(totals) <= 0:
         raise InputError("serving made no step with this kernel")
-    parts: list[tuple[float, int]] = []
-    for (count, values), mean in zip(terms, means, strict=True):
-        weight = count * mean / total
-        parts.append((weight**2 * _variance(values) / len(values), len(values) - 1))
-    return _Weighted(math.log(total), math.fsum(part for part, _ in parts), parts)
+    return [math.log(total) for total in totals]
 
 
 def _mean(values: Replicates) -> float:
     if not all(0 < value < math.inf for value in values):
         raise InputError(f"a kernel's time is above 0 s: {list(values)}")
     return math.fsum(map(math.log, values)) / len(values)
-
-
-def _variance(values: Replicates) -> float:
-    if len(values) < 2:
-        return 0.0
-    centre = _mean(values)
-    return math.fsum((math.log(value) - centre) ** 2 for value in values) / (len(values) - 1)
 
 
 def _amdahl(share: float, speedup: float) -> float:
