@@ -153,6 +153,8 @@ class ChangedMetric(Record):
     """How much faster the kernel is."""
     share: Estimate | None = None
     """Of the kernel in the serving time."""
+    decides: bool = True
+    """Whether the change can be judged by it: False where the kernel is no part of it."""
 
 
 class ChangedWorkload(Record):
@@ -174,12 +176,17 @@ class ChangeFinding(Record):
     kernel: str
     workloads: tuple[ChangedWorkload, ...]
     problem: str = ""
-    """Why the kernel has no times; serving was measured all the same."""
+    """Why the kernel has no times; serving was measured, and can still backfire."""
 
     @property
     def arrivals(self) -> tuple[Arrival, ...]:
-        """Of every metric."""
-        return tuple(metric.arrival for one in self.workloads for metric in one.metrics)
+        """Of every metric that the kernel is part of, and of the others where they backfire."""
+        return tuple(
+            metric.arrival
+            for one in self.workloads
+            for metric in one.metrics
+            if metric.decides or metric.arrival == "backfires"
+        )
 
 
 class Findings(Record):

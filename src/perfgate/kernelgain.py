@@ -13,10 +13,10 @@ each, the corners cover with 1 − α together (Bonferroni).
 
 *Verdict* from the expected slowdown e and the measured slowdown m of one serving metric, each with its interval:
 
-* backfires: m is above 0 with confidence, and its estimate beyond the tolerance;
-* reaches serving: m is below 0 with confidence, and the kernel is not known to be no faster;
-* evaporates: a gain as large as Amdahl promises at least, or any as large as the margin, is excluded;
-* undecided: everything else, also where the kernel itself is not shown to be faster.
+* backfires: m is above 0 with confidence, and its estimate beyond the tolerance; the only one that needs nothing of the kernel;
+* reaches serving: m is below 0 with confidence, and so is e: the kernel was timed and is faster;
+* evaporates: the kernel is faster, but a gain as large as Amdahl promises at least, or any as large as the margin, is excluded;
+* undecided: everything else, also where the kernel is no part of the metric, was not timed, or is not shown to be faster.
 
 All slowdowns are of time, whatever the metric: a throughput that falls to 1/(1+x) is a slowdown of x.
 """
@@ -84,6 +84,8 @@ class Gain:
     """Speed-up of the kernel."""
     share: Range | None = None
     """Of the serving time, before the change."""
+    decides: bool = True
+    """Whether the change can be judged by it: False where the kernel is no part of it."""
 
 
 def kernel_level(
@@ -171,6 +173,7 @@ def judge_gain(
     expected: Range | None = None,
     kernel: Range | None = None,
     share: Range | None = None,
+    apart: str = "",
     margin: float | None = None,
     tolerance: float | None = None,
 ) -> Gain:
@@ -183,20 +186,22 @@ def judge_gain(
         expected: slowdown by Amdahl's law; None where the kernel was not measured.
         kernel: the speed-up behind it, for the report.
         share: the kernel's share behind it, for the report.
+        apart: why the kernel is no part of this metric, in words; empty where it is.
         margin: replaces the metric's.
         tolerance: replaces the metric's.
     """
     margin = metric.margin if margin is None else margin
     tolerance = metric.tolerance if tolerance is None else tolerance
     promised = max(0.0, -expected.upper) if expected is not None else 0.0
-    faster = expected is None or expected.upper < 0
     needed = max(promised, margin)
     arrival: Arrival
     if not (math.isfinite(measured.lower) and math.isfinite(measured.upper)):
         arrival, reason = "undecided", "serving has no interval: measure more boots"
     elif measured.lower > 0 and measured.estimate > tolerance:
         arrival, reason = "backfires", f"serving is slower by {measured.lower:.1%} at least"
-    elif not faster:
+    elif apart or expected is None:
+        arrival, reason = "undecided", apart or "the kernel was not timed"
+    elif not expected.upper < 0:
         arrival, reason = "undecided", "the kernel itself is not shown to be faster"
     elif measured.upper < 0:
         arrival = "reaches serving"
@@ -218,6 +223,7 @@ def judge_gain(
         expected=expected,
         kernel=kernel,
         share=share,
+        decides=not apart,
     )
 
 

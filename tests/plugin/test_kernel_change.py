@@ -37,6 +37,36 @@ def changing(project):
     return project
 
 
+def rewritten(project, *pairs):
+    toml = project.path / "perfgate.toml"
+    content = toml.read_text()
+    for old, new in pairs:
+        assert old in content
+        content = content.replace(old, new)
+    toml.write_text(content)
+
+
+def test_a_kernel_that_is_not_there_costs_no_boot(changing):
+    """A misspelt kernel fails with what to do before anything is booted."""
+    rewritten(changing, ("vllm.kernel:make", "vllm.kernel:mke"))
+    result = changing.pytest("-m", "kernels", "-p", "benchmark", "--kernel-change", "half")
+    assert result.parseoutcomes()["failed"] == 1
+    result.stdout.fnmatch_lines(["*servers' Python has no vllm.kernel:mke*"])
+    result.stdout.no_fnmatch_line("*interleaved pairs*")
+
+
+def test_a_faster_server_alone_does_not_pass(changing):
+    """A kernel that raises when it is timed leaves a TPOT of a third undecided: the test is skipped, and strictly it fails."""
+    rewritten(changing, ("new_options = { us = 400 }\n", ""))
+    asked = ("-m", "kernels", "-p", "benchmark", "--kernel-change", "half")
+    result = changing.pytest(*asked)
+    assert (result.parseoutcomes()["skipped"], result.parseoutcomes().get("passed", 0)) == (1, 0)
+    (found,) = changing.session()["findings"]["changes"]
+    assert "left no answer" in found["problem"]
+    assert [metric["arrival"] for metric in found["workloads"][0]["metrics"]] == ["undecided"] * 3
+    assert changing.pytest(*asked, "--strict-verdicts").parseoutcomes()["failed"] == 1
+
+
 @SPREAD
 def test_a_kernel_and_its_serving_are_measured_and_connected(changing, spread):
     """Both levels of one change: the kernel at the one token of a decode step, Amdahl's promise, and the TPOT that it keeps."""

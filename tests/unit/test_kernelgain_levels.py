@@ -141,6 +141,30 @@ def test_a_kernel_that_was_not_timed_leaves_what_serving_shows():
         assert "backfires" in text
 
 
+@pytest.mark.parametrize("new", [(0.75, 0.754, 0.746, 0.75), (1.0, 1.002, 0.998, 1.0)])
+def test_nothing_arrives_or_evaporates_that_was_not_timed(new):
+    """A server that gets faster by a quarter, or that stays as it is, says nothing of a kernel without times."""
+    old = measurement(*OLD)
+    steps = _called(CHANGE, TARGET, old.boots)
+    found = judge_workload(TARGET, old, measurement(*new), steps, {}, change=CHANGE)
+    assert {(gain.arrival, gain.reason) for gain in found.gains} == {
+        ("undecided", "the kernel was not timed")
+    }
+
+
+def test_a_metric_without_the_kernel_does_not_keep_its_gain_from_evaporating():
+    """The TTFT of a kernel that only decode steps call is left out of what the change is judged by, but for a loss."""
+    change = CHANGE.model_copy(update={"calls": 10, "steps": "decode"})
+    old = measurement(*OLD)
+    called = _called(change, TARGET, old.boots)
+    for new, expected in (
+        ((1.0, 1.002, 0.998, 1.0), ("evaporates", "evaporates")),
+        ((1.1, 1.102, 1.098, 1.1), ("backfires", "backfires", "backfires")),
+    ):
+        found = judge_workload(TARGET, old, measurement(*new), called, times(2.0), change=change)
+        assert finding(change, "gb10", [found], times(2.0)).arrivals == expected
+
+
 @pytest.mark.parametrize(("steps", "share"), [("prefill", 0.4 / 20), ("decode", 10.0 / 20)])
 def test_a_kernel_has_a_share_only_of_the_steps_that_call_it(steps, share):
     """Of 20 s, 10 calls in each of 20 prefills are 0.4 s and in each of 10,000 decode steps 10 s."""
@@ -150,7 +174,8 @@ def test_a_kernel_has_a_share_only_of_the_steps_that_call_it(steps, share):
     assert [size.tokens > 1 for size in called.sizes] == [steps == "prefill"]
     found = judge_workload(TARGET, old, old, called, times(2.0), change=change)
     assert found.gains[0].share.estimate == pytest.approx(share, rel=0.01)
-    timed = [gain.metric for gain in found.gains if gain.expected is not None]
+    timed = [gain.metric for gain in found.gains if gain.decides]
+    assert timed == [gain.metric for gain in found.gains if gain.expected is not None]
     assert timed == ["output_throughput", "mean_ttft_ms" if steps == "prefill" else "mean_tpot_ms"]
 
 
@@ -216,6 +241,18 @@ def test_a_kernel_that_cannot_be_timed_is_an_error_not_a_number():
     with pytest.raises(CoverageError, match=r"left no answer") as raised:
         bench_kernel(CHANGE, (target, target), [1])
     assert raised.value.remedy.startswith("Its last output:")
+
+
+def test_a_kernel_is_found_without_a_gpu(tmp_path, monkeypatch):
+    """With no sizes a process of each side imports the factory alone, and one that is misspelt is named as Python names it."""
+    (tmp_path / "elsewhere.py").write_text("def make(tokens, *, model): raise SystemExit\n")
+    (tmp_path / "torch.py").write_text("raise SystemExit\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (target,) = select(Request(gpu="cpu", servers=("tiny",), workloads=("cpu-decode",)))
+    assert bench_kernel(CHANGE.model_copy(update={"kernel": "elsewhere:make"}), (target, target), ()) == {}
+    with pytest.raises(CoverageError) as raised:
+        bench_kernel(CHANGE.model_copy(update={"kernel": "elsewhere:mke"}), (target, target), ())
+    assert "no attribute 'mke'" in raised.value.remedy
 
 
 def test_a_kernel_is_timed_in_the_environment_of_its_server(tmp_path, monkeypatch):

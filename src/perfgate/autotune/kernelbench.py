@@ -33,11 +33,16 @@ LARGEST_STEP = 65536
 
 
 def main(request_file: str, answer_file: str) -> int:
-    """Answers ``{"factory": …, "sizes": […], "model": {…}, "options": {…}}`` with the rounds of each size in seconds."""
-    torch: Any = importlib.import_module("torch")
+    """Answers ``{"factory": …, "sizes": […], "model": {…}, "options": {…}}`` with the rounds of each size in seconds.
+
+    Without sizes it answers that there is such a factory, and touches no GPU.
+    """
     request = json.loads(Path(request_file).read_text(encoding="utf-8"))
     module, _, function = request["factory"].partition(":")
     factory = getattr(importlib.import_module(module), function)
+    if not request["sizes"]:
+        return _write(answer_file, {"seconds": {}, "medians": {}})
+    torch: Any = importlib.import_module("torch")
     rounds = int(request.get("rounds", ROUNDS))
     flush = torch.empty(FLUSH_BYTES, dtype=torch.int8, device="cuda")
     seconds = {}
@@ -50,6 +55,10 @@ def main(request_file: str, answer_file: str) -> int:
         "seconds": seconds,
         "medians": {tokens: statistics.median(values) for tokens, values in seconds.items()},
     }
+    return _write(answer_file, answer)
+
+
+def _write(answer_file: str, answer: Mapping[str, Any]) -> int:
     partial = Path(answer_file).with_suffix(".partial")
     partial.write_text(json.dumps(answer), encoding="utf-8")
     partial.rename(answer_file)

@@ -130,11 +130,11 @@ def measure_change(
     Args:
         suite: the session; keeps all measurements.
         change: what is measured.
-        bench: times the kernel of both servers at some batch sizes; `bench_kernel`.
+        bench: times the kernel of both servers at some batch sizes, at none it only finds it; `bench_kernel`.
 
     Raises:
         ServerError: a side does not boot, does not run as asked, or cannot be believed.
-        InputError: a server whose kernels cannot be timed from here.
+        InputError: no such kernel, which costs no boot, or a server whose kernels cannot be timed from here.
     """
     before, after = _targets(suite, change, change.old), _targets(suite, change, change.new)
     old = SideRun(targets=before, watched=differing(before[0].server, after[0].server))
@@ -142,6 +142,7 @@ def measure_change(
     gpu = suite.catalogues.gpus[suite.gpu].parse(GpuSpec)
     pairs = suite.options.replicates or change.pairs or gpu.pairs or DEFAULT_PAIRS
     order = abba(pairs)
+    _check(change, (*before, *after), bench)
     suite.announce(f"change {change.name}: {pairs} interleaved pairs, {2 * pairs} boots, then the kernel")
     try:
         run_rounds(
@@ -182,7 +183,7 @@ def measure_change(
                 device = None if leased == (CPU,) else leased[0]
                 times = bench(change, (before[0], after[0]), sizes, device=device)
             except CoverageError as error:
-                # What the servers showed is not lost with it.
+                # What the servers showed is not lost with it: it can backfire.
                 problems.append(str(error))
     workloads: list[WorkloadGain] = []
     for target in before:
@@ -195,6 +196,20 @@ def measure_change(
             found = judge_workload(target, *sides, steps[name], {}, change=change)
         workloads.append(found)
     return finding(change, suite.gpu, workloads, times, problem="; ".join(problems))
+
+
+def _check(change: ChangeSpec, targets: Sequence[Target], bench: Callable[..., Times]) -> None:
+    """Finds before the first boot what would leave the change undecided after the last.
+
+    Raises:
+        InputError: a kernel that a server's Python does not have.
+    """
+    try:
+        bench(change, (targets[0], targets[-1]), ())
+    except CoverageError as error:
+        raise InputError(
+            f"change {change.name!r}: the servers' Python has no {change.kernel}", remedy=error.remedy
+        ) from error
 
 
 def finding(
@@ -245,6 +260,7 @@ def _changed(gain: Gain) -> ChangedMetric:
         expected=_estimate(gain.expected) if gain.expected is not None else None,
         kernel=_estimate(gain.kernel, -1.0) if gain.kernel is not None else None,
         share=_estimate(gain.share) if gain.share is not None else None,
+        decides=gain.decides,
     )
 
 
@@ -321,9 +337,9 @@ def judge_workload(
     Raises:
         InputError: more time in the kernel than there was, or a size without times.
     """
-    calls = change.calls
+    calls, apart = change.calls, _apart(steps)
     if not times or not steps.sizes:
-        bare = [_gain(target, metric, old, new, None, None) for metric in SERVING]
+        bare = [_gain(target, metric, old, new, None, None, apart=apart[metric]) for metric in SERVING]
         return WorkloadGain(workload=target.cell.workload, iterations=steps, kernel=None, gains=tuple(bare))
     kernel = kernel_level(steps.sizes, times, calls=calls)
     boots = [(boot, _called(change, target, [boot])) for boot in old.boots if boot.valid_runs()]
@@ -334,19 +350,19 @@ def judge_workload(
             for boot, called in boots
         ],
     )
-    gains = [_gain(target, "output_throughput", old, new, kernel.speedup, share)]
+    gains = [_gain(target, "output_throughput", old, new, kernel.speedup, share, apart="")]
     for metric, decode in (("mean_tpot_ms", True), ("mean_ttft_ms", False)):
         sizes = [size for size in steps.sizes if size.decode is decode]
         spent = [_spent(boot, called, metric, times, calls) for boot, called in boots]
         known = [(part, whole) for part, whole in spent if whole > 0]
         if not sizes or not known:
-            gains.append(_gain(target, metric, old, new, None, None))
+            gains.append(_gain(target, metric, old, new, None, None, apart=apart[metric]))
             continue
         part = share_of_time(*zip(*known, strict=True), what=_OF[metric])
         if not decode:
             part = replace(part, upper=1.0)
         level = kernel_level(sizes, times, calls=calls)
-        gains.append(_gain(target, metric, old, new, level.speedup, part))
+        gains.append(_gain(target, metric, old, new, level.speedup, part, apart=""))
     return WorkloadGain(workload=target.cell.workload, iterations=steps, kernel=kernel, gains=tuple(gains))
 
 
@@ -366,6 +382,18 @@ def _spent(
     return _kernel_seconds(sizes, times, calls), whole * mean
 
 
+def _apart(steps: Iterations) -> dict[str, str]:
+    """Why the kernel is no part of a metric, by metric; empty where it is one, or where steps are not counted."""
+    if not steps.sizes:
+        counted = steps.fits or steps.tokens > 0
+        return dict.fromkeys(SERVING, "no engine step calls the kernel" if counted else "")
+    apart = dict.fromkeys(SERVING, "")
+    for metric, decode, word in (("mean_tpot_ms", True, "decode"), ("mean_ttft_ms", False, "prefill")):
+        if not any(size.decode is decode for size in steps.sizes):
+            apart[metric] = f"no {word} step calls the kernel"
+    return apart
+
+
 def bench_kernel(
     change: ChangeSpec,
     sides: Sequence[Target],
@@ -379,7 +407,7 @@ def bench_kernel(
     Args:
         change: names the kernel.
         sides: a cell of the old and of the new server; a server's environment is its processes'.
-        sizes: tokens of a step.
+        sizes: tokens of a step. With none, one process a side only imports the kernel, and no GPU is touched.
         device: value of ``CUDA_VISIBLE_DEVICES``, in the order of the PCI bus; the caller's where not given.
         timeout_s: for each process.
 
@@ -390,7 +418,7 @@ def bench_kernel(
     found: dict[int, tuple[list[float], list[float]]] = {tokens: ([], []) for tokens in sizes}
     options = (change.old_options, change.new_options)
     with tempfile.TemporaryDirectory(prefix="perfgate-kernel-") as caches:
-        for side in abba(change.processes):
+        for side in abba(change.processes) if sizes else (0, 1):
             server, python = sides[side].server, _python(sides[side])
             # The server's environment, but for one Triton cache a side: what a process has tuned the next one finds.
             kept = {"TRITON_CACHE_DIR": f"{caches}/{side}/triton", "VLLM_CACHE_ROOT": f"{caches}/{side}/vllm"}
@@ -444,6 +472,8 @@ def _gain(
     new: Measurement,
     kernel: Range | None,
     share: Range | None,
+    *,
+    apart: str,
 ) -> Gain:
     known = METRICS[metric]
     return judge_gain(
@@ -453,6 +483,7 @@ def _gain(
         expected=expected_slowdown(share, kernel) if share is not None and kernel is not None else None,
         kernel=kernel,
         share=share,
+        apart=apart,
         margin=target.margins().get(metric),
         tolerance=target.gpu.tolerances.get(metric),
     )
