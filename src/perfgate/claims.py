@@ -330,11 +330,30 @@ def _exactly(change: float) -> str:
     return f"{100 * change:+.8f}".rstrip("0").rstrip(".") + "%"
 
 
+def lent_prior(metric: str, measurement: Measurement, noise: NoiseModel | None, *, runs: int) -> Prior | None:
+    """What is known of a metric's variance from elsewhere: a computed size's as declared, else the noise model's of the same hardware.
+
+    Args:
+        metric: its name.
+        measurement: says workload and hardware.
+        noise: the model, if there is one.
+        runs: of a boot, at least one.
+    """
+    declared = METRICS[metric].noise
+    if declared is not None:
+        # Computed sizes may repeat exactly, and then carry no interval of their own.
+        return Prior(df=DECLARED_DF, variance=declared**2)
+    if noise is None or tuple(noise.hardware) != measurement.fingerprint.hardware():
+        return None
+    found = noise.find(metric, measurement.workload)
+    return found.prior(max(runs, 1)) if found is not None else None
+
+
 def _part(
     one: Expected, old: Measurement, new: Measurement, noise: NoiseModel | None, confidence: float
 ) -> ClaimPart:
     before, after = old.replicates(one.metric), new.replicates(one.metric)
-    prior = _prior(one.metric, new, noise, runs=min(map(len, (*before, *after)), default=1))
+    prior = lent_prior(one.metric, new, noise, runs=min(map(len, (*before, *after)), default=1))
     difference = compare(
         boot_means(before),
         boot_means(after),
@@ -360,17 +379,6 @@ def _part(
         boots=min(difference.base_size, difference.new_size),
         borrowed=prior is not None,
     )
-
-
-def _prior(metric: str, measurement: Measurement, noise: NoiseModel | None, *, runs: int) -> Prior | None:
-    declared = METRICS[metric].noise
-    if declared is not None:
-        # Computed sizes may repeat exactly, and then carry no interval of their own.
-        return Prior(df=DECLARED_DF, variance=declared**2)
-    if noise is None or tuple(noise.hardware) != measurement.fingerprint.hardware():
-        return None
-    found = noise.find(metric, measurement.workload)
-    return found.prior(max(runs, 1)) if found is not None else None
 
 
 def _finite(value: float) -> float | None:

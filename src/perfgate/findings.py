@@ -155,6 +155,10 @@ class ChangedMetric(Record):
     """Of the kernel in the serving time."""
     decides: bool = True
     """Whether the change can be judged by it: False where the kernel is no part of it."""
+    confidence: float | None = None
+    """Of the interval of serving."""
+    borrowed: bool = False
+    """Whether a noise model lent its variance."""
 
 
 class ChangedWorkload(Record):

@@ -18,6 +18,9 @@ each, the corners cover with 1 − α together (Bonferroni).
 * evaporates: the kernel is faster, but a gain as large as Amdahl promises at least, or any as large as the margin, is excluded;
 * undecided: everything else, also where the kernel is no part of the metric, was not timed, or is not shown to be faster.
 
+A change looks at k metrics, so each m has confidence 1 − α/k, and each f and s 1 − α/2k: in all of them together a change that does
+nothing to serving backfires or reaches serving with α at most, half of it each (Bonferroni).
+
 All slowdowns are of time, whatever the metric: a throughput that falls to 1/(1+x) is a slowdown of x.
 """
 
@@ -86,6 +89,10 @@ class Gain:
     """Of the serving time, before the change."""
     decides: bool = True
     """Whether the change can be judged by it: False where the kernel is no part of it."""
+    confidence: float | None = None
+    """Of the measured interval, two-sided."""
+    borrowed: bool = False
+    """Whether a noise model lent its variance."""
 
 
 def kernel_level(
@@ -101,7 +108,7 @@ def kernel_level(
         sizes: how many steps of how many tokens.
         times: old and new seconds of one call, by tokens; for every size, one value a process, in the same order at each size.
         calls: of the kernel in one step (layers that have it).
-        confidence: two-sided; half the error of the whole, because the share has the other half.
+        confidence: two-sided; half the error of the metric, because the share has the other half.
 
     Raises:
         InputError: a size without times or not timed in all processes of its side, or a time that is not above 0.
@@ -154,8 +161,16 @@ def measured_slowdown(
     prior: Prior | None = None,
     confidence: float = 0.95,
 ) -> Range:
-    """Slowdown of serving from boot means of log(metric); infinite ends where the data carry no interval."""
-    difference = compare(old, new, prior=prior)
+    """Slowdown of serving from boot means of log(metric); infinite ends where the data carry no interval.
+
+    Args:
+        metric: says whether larger is better.
+        old: before the change.
+        new: after it.
+        prior: a variance that a noise model lends, to which outliers are pulled in as for claims; Welch's comparison without one.
+        confidence: two-sided.
+    """
+    difference = compare(old, new, prior=prior, winsor_width=2.5 if prior is not None else None)
     lower, upper = difference.interval(confidence)
     ends = (lower, upper) if metric.sign > 0 else (-upper, -lower)
     return Range(

@@ -243,19 +243,33 @@ def test_a_metric_that_the_kernel_is_no_part_of_can_only_backfire():
     assert judge_gain("w", RATE, slower, apart="no prefill step calls the kernel").arrival == "backfires"
 
 
+def test_a_change_that_does_nothing_is_rarely_called_anything():
+    """With nine metrics and three pairs of boots, 5% of 1000 changes of no effect backfire or reach serving somewhere, at most."""
+    random = np.random.default_rng(5)
+    promise = Range(estimate=-0.1, lower=-0.12, upper=-0.08)
+    wrong = 0
+    for _ in range(1000):
+        found = set()
+        for old, new in random.normal(0, 0.05, (9, 2, 3)):
+            measured = measured_slowdown(RATE, old.tolist(), new.tolist(), confidence=1 - 0.05 / 9)
+            found.add(judge_gain("w", RATE, measured, expected=promise).arrival)
+        wrong += bool(found & {"backfires", "reaches serving"})
+    assert wrong / 1000 <= 0.05
+
+
 @pytest.mark.parametrize("spread", [0.015, 0.03])
 @pytest.mark.parametrize(
     ("workload", "metric", "arrival", "excluded"),
     [
-        ("prefill", "mean_ttft_ms", "backfires", (0.015, 0.03)),
-        ("prefill", "output_throughput", "undecided", (0.015,)),
-        ("contention", "mean_ttft_ms", "undecided", (0.015, 0.03)),
-        ("contention", "output_throughput", "undecided", (0.015,)),
-        ("decode", "output_throughput", "undecided", (0.015,)),
+        ("prefill", "mean_ttft_ms", {0.015: "backfires", 0.03: "undecided"}, (0.015, 0.03)),
+        ("prefill", "output_throughput", {}, (0.015,)),
+        ("contention", "mean_ttft_ms", {}, (0.015, 0.03)),
+        ("contention", "output_throughput", {}, ()),
+        ("decode", "output_throughput", {}, ()),
     ],
 )
-def test_the_study_backfires_on_b_and_brings_nothing_elsewhere(spread, workload, metric, arrival, excluded):
-    """Phase 3 against 2.5a, one boot a side, with a borrowed spread: B's TTFT backfires, the rest excludes gains but for tok/s at 3%."""
+def test_the_study_backfires_on_b_if_boots_vary_little(spread, workload, metric, arrival, excluded):
+    """Phase 3 against 2.5a, one boot a side, five looks at a borrowed spread: B's TTFT backfires at 1.5%, and some gains are excluded."""
     store = DirectoryStore(REPOSITORY / "baselines")
     old, new = (
         boot_means(
@@ -266,6 +280,7 @@ def test_the_study_backfires_on_b_and_brings_nothing_elsewhere(spread, workload,
         for server in ("study-2.5a", "study-3")
     )
     assert len(old) == len(new) == 1
-    measured = measured_slowdown(METRICS[metric], old, new, prior=Prior(df=20, variance=spread**2))
-    assert judge_gain(workload, METRICS[metric], measured).arrival == arrival
+    prior = Prior(df=20, variance=spread**2)
+    measured = measured_slowdown(METRICS[metric], old, new, prior=prior, confidence=1 - 0.05 / 5)
+    assert judge_gain(workload, METRICS[metric], measured).arrival == arrival.get(spread, "undecided")
     assert (-measured.lower < METRICS[metric].margin) is (spread in excluded)

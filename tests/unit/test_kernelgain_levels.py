@@ -1,5 +1,7 @@
 """Both levels of a change from measurements: shares, expectations and verdicts by workload, and how they are shown."""
 
+from datetime import UTC, datetime
+
 import pytest
 
 from perfgate.changes import ChangeSpec
@@ -13,11 +15,15 @@ from perfgate.experiment.kernelgain import (
     load_change,
 )
 from perfgate.iterations import bucket_name
-from perfgate.kernelgain import share_of_time
+from perfgate.kernelgain import kernel_level, measured_slowdown, share_of_time
+from perfgate.metrics import METRICS
+from perfgate.noise import NoiseClass, NoiseModel
 from perfgate.records import BootRecord, Fingerprint, Measurement, RunRecord
 from perfgate.report import kernelgain as report
 from perfgate.selection import Request, select
+from perfgate.verdict import boot_means
 
+RATE = METRICS["output_throughput"]
 TARGET = select(Request(gpu="gb10", servers=("production-v1",), workloads=("decode",)))[0]
 CHANGE = ChangeSpec.model_validate(
     {
@@ -139,6 +145,57 @@ def test_a_kernel_that_was_not_timed_leaves_what_serving_shows():
         assert "could not be timed: out of memory" in text
         assert "not measured" in text
         assert "backfires" in text
+
+
+@pytest.mark.parametrize("workloads", [1, 3])
+def test_each_look_of_a_change_has_its_part_of_the_error(workloads):
+    """With three metrics a workload, serving has confidence 1 − 0.05/k and the kernel 1 − 0.05/2k, over all workloads of the change."""
+    names = [f"w{number}" for number in range(workloads)]
+    change = CHANGE.model_copy(update={"calls": 10, "workloads": tuple(names)})
+    old, new = measurement(*OLD), measurement(0.75, 0.754, 0.746, 0.75)
+    steps = _called(change, TARGET, old.boots)
+    error = 0.05 / (3 * workloads)
+    gain = judge_workload(TARGET, old, new, steps, times(2.0), change=change).gains[0]
+    kept = [boot_means(one.replicates("output_throughput")) for one in (old, new)]
+    assert gain.confidence == 1 - error
+    assert gain.measured == measured_slowdown(RATE, *kept, confidence=1 - error)
+    assert gain.kernel == kernel_level(steps.sizes, times(2.0), calls=10, confidence=1 - error / 2).speedup
+
+
+@pytest.mark.parametrize(("hardware", "borrowed"), [("here", True), ("elsewhere", False)])
+def test_the_noise_model_of_the_same_hardware_lends_its_variance(hardware, borrowed):
+    """One boot a side has an interval where a noise model of the same hardware lends one, and the tables say so."""
+    lent = NoiseClass(
+        metric="output_throughput",
+        concurrency="1",
+        prior_df=20.0,
+        prior_variance=0.01**2,
+        boot_variance=0.01**2,
+        session_variance=0.0,
+        session_variance_upper=0.0,
+        cells=5,
+        sessions=4,
+        boots=40,
+        runs=40,
+    )
+    here = measurement(1.0).fingerprint.hardware()
+    noise = NoiseModel(
+        gpu="gb10",
+        fitted=datetime(2026, 1, 1, tzinfo=UTC),
+        perfgate="0",
+        sources=("a",),
+        hardware=here if hardware == "here" else ("another",),
+        classes=(lent,),
+    )
+    old = measurement(1.0)
+    change = CHANGE.model_copy(update={"calls": 10})
+    steps = _called(change, TARGET, old.boots)
+    found = judge_workload(TARGET, old, measurement(0.75), steps, times(2.0), change=change, noise=noise)
+    assert (found.gains[0].borrowed, found.gains[0].measured.known) == (borrowed, borrowed)
+    for text in (report.table, report.markdown):
+        said = text(finding(change, "gb10", [found], times(2.0)))
+        assert "intervals of serving at 98.33%, for 3 metrics together" in said
+        assert ("the noise model lends" in said) is borrowed
 
 
 @pytest.mark.parametrize("new", [(0.75, 0.754, 0.746, 0.75), (1.0, 1.002, 0.998, 1.0)])

@@ -11,10 +11,12 @@ import pytest
 from perfgate.catalogue import load_catalogue
 from perfgate.changes import ChangeSpec
 from perfgate.experiment.kernelgain import _called, judge_workload
+from perfgate.noise import NoiseModel
 from perfgate.results import read_results
 from perfgate.selection import Request, select
 
-RECORDED = Path(__file__).parents[1] / "data" / "h100-0.25.1-moe-tiles.results.json"
+REPOSITORY = Path(__file__).resolve().parents[2]
+RECORDED = REPOSITORY / "tests" / "data" / "h100-0.25.1-moe-tiles.results.json"
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +27,12 @@ def recorded():
 
 @pytest.fixture(scope="module")
 def judged(recorded):
-    """What the mechanism says of the recorded boots and times today, by workload."""
+    """What the mechanism says of the recorded boots and times today, with the noise model of these GPUs, by workload."""
+    stored = (REPOSITORY / "baselines" / "h100" / "noise.json").read_text()
+    return judge(recorded, NoiseModel.model_validate_json(stored))
+
+
+def judge(recorded, noise):
     change = load_catalogue("changes")["moe-tiles-8l"].parse(ChangeSpec)
     (kept,) = recorded.findings.changes
     timed = {
@@ -44,7 +51,7 @@ def judged(recorded):
         )
         steps = _called(change, target, old.boots)
         times = {size.tokens: timed[name, size.lower] for size in steps.sizes}
-        found[name] = judge_workload(target, old, new, steps, times, change=change)
+        found[name] = judge_workload(target, old, new, steps, times, change=change, noise=noise)
     return found
 
 
@@ -65,7 +72,13 @@ def test_a_gain_at_prefill_sizes_reaches_ttft_and_no_decode_step(judged):
     contention = {gain.metric: gain for gain in judged["contention-brief"].gains}
     assert contention["mean_ttft_ms"].arrival == "reaches serving"
     assert contention["mean_ttft_ms"].kernel.lower > 4
-    assert contention["mean_ttft_ms"].measured.upper < -0.3
+    assert (contention["mean_ttft_ms"].measured.lower, contention["mean_ttft_ms"].measured.upper) == (
+        pytest.approx((-0.566, -0.302), abs=1e-3)
+    )
+    assert (contention["mean_ttft_ms"].confidence, contention["mean_ttft_ms"].borrowed) == (
+        1 - 0.05 / 6,
+        True,
+    )
     assert contention["mean_tpot_ms"].arrival == "undecided"
     assert contention["mean_tpot_ms"].kernel.lower < 1.001
 
@@ -76,3 +89,11 @@ def test_decode_steps_of_sixteen_streams_had_sixteen_tokens(judged):
     assert (sizes[9].tokens, sizes[9].steps, sizes[9].decode) == (16, 2040, True)
     assert judged["contention-brief"].iterations.fits
     assert {size.lower for size in sizes.values() if size.decode} == {2, 9}
+
+
+def test_two_pairs_of_their_own_tell_nothing_in_six_looks(recorded):
+    """Without the noise model no metric is decided, and the TTFT's interval reaches from a gain of three quarters to a loss."""
+    found = judge(recorded, None)
+    assert {gain.arrival for one in found.values() for gain in one.gains} == {"undecided"}
+    ttft = {gain.metric: gain for gain in found["contention-brief"].gains}["mean_ttft_ms"]
+    assert (ttft.measured.lower, ttft.measured.upper) == pytest.approx((-0.738, 0.157), abs=1e-3)

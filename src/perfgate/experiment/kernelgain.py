@@ -15,7 +15,7 @@ from perfgate.autotune.process import TIMEOUT_S, ask
 from perfgate.autotune.question import Question, cell
 from perfgate.catalogue import load_catalogue
 from perfgate.changes import ChangeSpec
-from perfgate.claims import Side
+from perfgate.claims import ALPHA, Side, lent_prior
 from perfgate.diagnosis import RUNNING_PEAK
 from perfgate.errors import CoverageError, InputError, ServerError
 from perfgate.experiment.claims import DEFAULT_PAIRS, missing_files, side_targets
@@ -34,6 +34,7 @@ from perfgate.kernelgain import (
 )
 from perfgate.lease import lease_devices
 from perfgate.metrics import METRICS
+from perfgate.noise import NoiseModel
 from perfgate.records import BootRecord, Measurement, RunRecord
 from perfgate.selection import CPU, Target, user_files
 from perfgate.server import LocalLauncher
@@ -190,10 +191,10 @@ def measure_change(
         name = target.cell.workload
         sides = (old.measured[name], new.measured[name])
         try:
-            found = judge_workload(target, *sides, steps[name], times, change=change)
+            found = judge_workload(target, *sides, steps[name], times, change=change, noise=suite.noise)
         except InputError as error:
             problems.append(f"{name}: {error}")
-            found = judge_workload(target, *sides, steps[name], {}, change=change)
+            found = judge_workload(target, *sides, steps[name], {}, change=change, noise=suite.noise)
         workloads.append(found)
     return finding(change, suite.gpu, workloads, times, problem="; ".join(problems))
 
@@ -261,6 +262,8 @@ def _changed(gain: Gain) -> ChangedMetric:
         kernel=_estimate(gain.kernel, -1.0) if gain.kernel is not None else None,
         share=_estimate(gain.share) if gain.share is not None else None,
         decides=gain.decides,
+        confidence=gain.confidence,
+        borrowed=gain.borrowed,
     )
 
 
@@ -323,8 +326,31 @@ def _generated(run: RunRecord) -> float:
     return counted or run.metrics.get("output_throughput", 0.0) * (run.duration_s or 0.0)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Look:
+    """What one of a change's metrics is judged with."""
+
+    alpha: float
+    """Its error."""
+    noise: NoiseModel | None
+    apart: str
+    """Why the kernel is no part of it; empty where it is."""
+
+    @property
+    def half(self) -> float:
+        """Confidence of each of the two intervals of what is expected."""
+        return 1 - self.alpha / 2
+
+
 def judge_workload(
-    target: Target, old: Measurement, new: Measurement, steps: Iterations, times: Times, *, change: ChangeSpec
+    target: Target,
+    old: Measurement,
+    new: Measurement,
+    steps: Iterations,
+    times: Times,
+    *,
+    change: ChangeSpec,
+    noise: NoiseModel | None = None,
 ) -> WorkloadGain:
     """Both levels of one workload, and a verdict for each primary metric.
 
@@ -334,14 +360,26 @@ def judge_workload(
     * TPOT: its decode steps over what these took; with g tokens from a step for a request (1, and the accepted drafts), g × TPOT each;
     * TTFT: its prefill steps over requests × TTFT. A TTFT also waits for other prefills, so this is only the least its share can be.
 
+    With k metrics over all workloads of the change each has an error of 0.05/k, as those of a claim have.
+
+    Args:
+        target: the cell.
+        old: interleaved with the new side.
+        new: likewise.
+        steps: those of the old side that call the kernel.
+        times: the kernel's; empty where it was not timed.
+        change: says how often a step calls the kernel, and how many workloads are looked at.
+        noise: lends its variance where it is of the same hardware; Welch's comparison without one.
+
     Raises:
         InputError: more time in the kernel than there was, or a size without times.
     """
-    calls, apart = change.calls, _apart(steps)
+    calls, alpha = change.calls, ALPHA / (len(SERVING) * len(change.workloads))
+    look = {metric: _Look(alpha=alpha, noise=noise, apart=apart) for metric, apart in _apart(steps).items()}
     if not times or not steps.sizes:
-        bare = [_gain(target, metric, old, new, None, None, apart=apart[metric]) for metric in SERVING]
+        bare = [_gain(target, metric, old, new, None, None, look[metric]) for metric in SERVING]
         return WorkloadGain(workload=target.cell.workload, iterations=steps, kernel=None, gains=tuple(bare))
-    kernel = kernel_level(steps.sizes, times, calls=calls)
+    kernel = kernel_level(steps.sizes, times, calls=calls, confidence=look["output_throughput"].half)
     boots = [(boot, _called(change, target, [boot])) for boot in old.boots if boot.valid_runs()]
     share = share_of_time(
         [_kernel_seconds(called.sizes, times, calls) for _, called in boots],
@@ -349,20 +387,21 @@ def judge_workload(
             called.engines * math.fsum(run.duration_s or 0.0 for run in boot.valid_runs())
             for boot, called in boots
         ],
+        confidence=look["output_throughput"].half,
     )
-    gains = [_gain(target, "output_throughput", old, new, kernel.speedup, share, apart="")]
+    gains = [_gain(target, "output_throughput", old, new, kernel.speedup, share, look["output_throughput"])]
     for metric, decode in (("mean_tpot_ms", True), ("mean_ttft_ms", False)):
         sizes = [size for size in steps.sizes if size.decode is decode]
         spent = [_spent(boot, called, metric, times, calls) for boot, called in boots]
         known = [(part, whole) for part, whole in spent if whole > 0]
         if not sizes or not known:
-            gains.append(_gain(target, metric, old, new, None, None, apart=apart[metric]))
+            gains.append(_gain(target, metric, old, new, None, None, look[metric]))
             continue
-        part = share_of_time(*zip(*known, strict=True), what=_OF[metric])
+        part = share_of_time(*zip(*known, strict=True), what=_OF[metric], confidence=look[metric].half)
         if not decode:
             part = replace(part, upper=1.0)
-        level = kernel_level(sizes, times, calls=calls)
-        gains.append(_gain(target, metric, old, new, level.speedup, part, apart=""))
+        level = kernel_level(sizes, times, calls=calls, confidence=look[metric].half)
+        gains.append(_gain(target, metric, old, new, level.speedup, part, look[metric]))
     return WorkloadGain(workload=target.cell.workload, iterations=steps, kernel=kernel, gains=tuple(gains))
 
 
@@ -472,21 +511,23 @@ def _gain(
     new: Measurement,
     kernel: Range | None,
     share: Range | None,
-    *,
-    apart: str,
+    look: _Look,
 ) -> Gain:
-    known = METRICS[metric]
-    return judge_gain(
+    known, confidence = METRICS[metric], 1 - look.alpha
+    before, after = old.replicates(metric), new.replicates(metric)
+    prior = lent_prior(metric, new, look.noise, runs=min(map(len, (*before, *after)), default=1))
+    gain = judge_gain(
         target.cell.workload,
         known,
-        measured_slowdown(known, boot_means(old.replicates(metric)), boot_means(new.replicates(metric))),
+        measured_slowdown(known, boot_means(before), boot_means(after), prior=prior, confidence=confidence),
         expected=expected_slowdown(share, kernel) if share is not None and kernel is not None else None,
         kernel=kernel,
         share=share,
-        apart=apart,
+        apart=look.apart,
         margin=target.margins().get(metric),
         tolerance=target.gpu.tolerances.get(metric),
     )
+    return replace(gain, confidence=confidence, borrowed=prior is not None)
 
 
 def _kernel_seconds(sizes: Sequence[BatchSize], times: Times, calls: int) -> float:

@@ -26,7 +26,7 @@ def table(finding: ChangeFinding) -> str:
             parts.append(visible(kernel_title(one)))
             parts.append(aligned(KERNEL, kernel_rows(one), right=_RIGHT))
     parts.append(aligned(SERVING, serving_rows(finding), right=_RIGHT))
-    parts += [f"  {visible(reason)}" for reason in reasons(finding)]
+    parts += [f"  {visible(line)}" for line in (*confidence(finding), *reasons(finding))]
     return "\n".join(parts)
 
 
@@ -40,7 +40,8 @@ def markdown(finding: ChangeFinding) -> str:
             parts.append(escaped(kernel_title(one)))
             parts.append(markdown_table(KERNEL, kernel_rows(one), right=_RIGHT))
     parts.append(markdown_table(SERVING, serving_rows(finding), right=_RIGHT))
-    return "\n\n".join([*parts, "\n".join(f"- {escaped(reason)}" for reason in reasons(finding))])
+    lines = (*confidence(finding), *reasons(finding))
+    return "\n\n".join([*parts, "\n".join(f"- {escaped(line)}" for line in lines)])
 
 
 def headline(finding: ChangeFinding) -> str:
@@ -52,6 +53,16 @@ def kernel_title(one: ChangedWorkload) -> str:
     """Over the kernel's rows of one workload."""
     inexact = "" if one.exact else " (sizes do not add up to the tokens that the server counted)"
     return f"kernel under {one.workload}{inexact}"
+
+
+def confidence(finding: ChangeFinding) -> list[str]:
+    """How sure the intervals of serving are; nothing where an older recording does not say."""
+    metrics = [metric for _, metric in _metrics(finding)]
+    lent = " with a variance that the noise model lends" if any(one.borrowed for one in metrics) else ""
+    levels = sorted({one.confidence for one in metrics if one.confidence is not None})
+    return [
+        f"intervals of serving at {level:.2%}, for {len(metrics)} metrics together{lent}" for level in levels
+    ]
 
 
 def reasons(finding: ChangeFinding) -> list[str]:
