@@ -305,7 +305,10 @@ def share_of_time(
     if not kernel_s or len(kernel_s) != len(serving_s):
         raise InputError(f"{len(kernel_s)} boots with kernel times, {len(serving_s)} with serving times")
     if not all(serving > 0 for serving in serving_s):
-        raise InputError(f"a boot whose {what} is not above 0 s has no share of it")
+        raise InputError(
+            f"a boot whose {what} is not above 0 s has no share of it",
+            remedy="Measure again: its runs have no duration.",
+        )
     shares = [kernel / serving for kernel, serving in zip(kernel_s, serving_s, strict=True)]
     logs = all(share > 0 for share in shares)
     values = [math.log(share) for share in shares] if logs else shares
