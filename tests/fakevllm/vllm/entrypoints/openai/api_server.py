@@ -3,7 +3,7 @@
 ``--max-num-seqs`` limits the requests in progress, as it does in vLLM. ``--fake-ttft-ms`` and ``--fake-tpot-ms`` are the truth; each
 boot is off by a factor of its own, log-normal with ``--fake-noise`` (default 1%). With ``FAKE_RELEASE`` set it plays a release, "old" or
 "new", whose defaults moved, and tells its resolved configuration: the new one schedules asynchronously, which doubles its TPOT. No
-release runs with blocks of less than 16.
+release runs with blocks of less than 16. ``FAKE_LOG`` is one more line of its log.
 """
 
 import argparse
@@ -199,7 +199,8 @@ def main() -> None:
         f"INFO 01-01 00:00:00 [utils.py:1] non-default args: {given | secret}", flush=True
     )  # as vLLM does, secrets and all
     print(f"Starting vLLM server on http://{options.host}:{options.port}", flush=True)
-    print(os.environ.get("FAKE_LOG", ""), flush=True)
+    if "FAKE_LOG" in os.environ:
+        print(os.environ["FAKE_LOG"], flush=True)
     print("Application startup complete.", flush=True)
     try:
         server.serve_forever()
