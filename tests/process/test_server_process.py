@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -23,6 +24,7 @@ from perfgate.errors import (
 from perfgate.server import AttachLauncher, DockerLauncher, LocalLauncher, ModelRef, ServerSpec, boot
 from perfgate.server.ports import Listener, leased_port, listeners
 from perfgate.server.process import Family, tagged_processes
+from perfgate.server.running import assert_own_listener
 
 HERE = Path(__file__).parent
 
@@ -389,6 +391,20 @@ def test_server_that_shares_the_port_later_is_noticed(spec, model, tmp_path, boo
         ):
             server.assert_alive()
         server.assert_alive()
+
+
+def test_one_of_its_own_processes_that_ends_meanwhile_is_no_stranger(monkeypatch):
+    """A frontend of the server that listened when the port was looked up, and is gone when the tree is, is not another server."""
+    frontend = Family(pid=4711, created=1.0, title="VLLM::ApiServer")
+    alive = [frontend]
+
+    def ends_as_it_is_seen(_port: int) -> tuple[Listener, ...]:
+        alive.clear()
+        return (Listener(pid=frontend.pid, what="ended meanwhile"),)
+
+    monkeypatch.setattr("perfgate.server.running.listeners", ends_as_it_is_seen)
+    server = SimpleNamespace(tree=lambda: tuple(alive))
+    assert assert_own_listener(1, server) is None
 
 
 def killed_in_the_look_up(port: int) -> tuple[Listener, ...]:

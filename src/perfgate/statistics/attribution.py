@@ -117,9 +117,6 @@ class Search:
 
     def next(self) -> frozenset[int] | None:
         """The items to apply on the next boot, or None when the search is over."""
-        again = self._failed_once()
-        if again is not None:
-            return again
         opening = self._opening()
         if opening is not None:
             return opening if self._failures(opening) <= self.pairs else None
@@ -141,14 +138,6 @@ class Search:
             if narrower is None:
                 return None
             self._units = narrower
-
-    def _failed_once(self) -> frozenset[int] | None:
-        """A subset that has just failed for the first time: a machine may fail, a subset that does not boot fails again."""
-        last = self._boots[-1] if self._boots else None
-        if last is None or not last.failed or self._failures(last.applied) > 1:
-            return None
-        up = any(boot.applied == last.applied and not boot.failed for boot in self._boots)
-        return None if up else last.applied
 
     def _failures(self, applied: frozenset[int]) -> int:
         return sum(boot.applied == applied and boot.failed for boot in self._boots)
